@@ -1,0 +1,42 @@
+"""Atrous spatial pyramid pooling: features in, features that have seen several distances out (Chen et al. 2017)."""
+
+import keras
+
+from keras_deeplab.networks.layers import ResizeLike, conv_norm_module
+
+
+def aspp(x, channels, rates, *, separable, align_corners, folded):
+    """The pooled picture and one convolution per rate, concatenated and joined by a 3x3 convolution.
+
+    Args:
+        x: features (N, h, w, C).
+        channels: width of each branch and of the result.
+        rates: atrous rate of each branch; 1 stands for a 1x1 convolution.
+        separable: depthwise 3x3 and pointwise in place of the dense 3x3 (DeepLabV3+).
+
+    Returns:
+        (N, h, w, channels).
+    """
+    branches = [image_pool(x, channels, align_corners=align_corners, folded=folded)]
+    for i, rate in enumerate(rates):
+        name = f"decode_head-aspp_modules-{i}"
+        if rate > 1 and separable:
+            branches.append(separable_conv(x, channels, rate=rate, folded=folded, name=name))
+        else:
+            size = 3 if rate > 1 else 1
+            branches.append(conv_norm_module(x, channels, size, rate=rate, folded=folded, name=name))
+    x = keras.layers.Concatenate(name="decode_head-concat")(branches)  # (N, h, w, 5 * channels)
+    return conv_norm_module(x, channels, 3, folded=folded, name="decode_head-bottleneck")
+
+
+def image_pool(x, channels, *, align_corners, folded):
+    """The mean over the picture, projected and spread over the map again: (N, h, w, channels)."""
+    pooled = keras.layers.GlobalAveragePooling2D(keepdims=True, name="decode_head-image_pool-0")(x)
+    pooled = conv_norm_module(pooled, channels, 1, folded=folded, name="decode_head-image_pool-1")
+    return ResizeLike(align_corners, name="decode_head-image_pool-resize")([pooled, x])
+
+
+def separable_conv(x, channels, *, rate=1, folded, name):
+    """Depthwise 3x3 and pointwise convolution, each with norm and ReLU."""
+    x = conv_norm_module(x, None, 3, rate=rate, folded=folded, name=f"{name}-depthwise_conv")
+    return conv_norm_module(x, channels, 1, folded=folded, name=f"{name}-pointwise_conv")

@@ -1,0 +1,35 @@
+"""Heads: features in, class scores out (DeepLabV3+'s decoder: Chen et al. 2018; the auxiliary head: Zhao et al. 2017)."""
+
+import keras
+
+from keras_deeplab.networks.aspp import separable_conv
+from keras_deeplab.networks.layers import AtrousConv2D, ResizeLike, conv_norm_module
+
+
+def decoder(x, low_level, channels, low_level_channels, *, align_corners, folded):
+    """Brings ASPP's features to stride 4 and joins them with the first stage's.
+
+    Args:
+        x: features of ASPP (N, h, w, channels).
+        low_level: features of the first stage (N, H/4, W/4, C).
+
+    Returns:
+        (N, H/4, W/4, channels).
+    """
+    low_level = conv_norm_module(low_level, low_level_channels, 1, folded=folded, name="decode_head-c1_bottleneck")
+    x = ResizeLike(align_corners, name="decode_head-resize")([x, low_level])
+    x = keras.layers.Concatenate(name="decode_head-decoder-concat")([x, low_level])
+    x = separable_conv(x, channels, folded=folded, name="decode_head-sep_bottleneck-0")
+    return separable_conv(x, channels, folded=folded, name="decode_head-sep_bottleneck-1")
+
+
+def auxiliary(x, channels, *, folded):
+    """The 3x3 convolution of the head that supervises the third stage in training: (N, h, w, channels)."""
+    return conv_norm_module(x, channels, 3, folded=folded, name="auxiliary_head-convs-0")
+
+
+def classifier(x, num_classes, dropout, *, name):
+    """Drops whole channels, then scores each pixel: (N, h, w, num_classes)."""
+    x = keras.layers.SpatialDropout2D(dropout, name=f"{name}-dropout")(x)
+    initializer = keras.initializers.RandomNormal(stddev=0.01)
+    return AtrousConv2D(num_classes, 1, kernel_initializer=initializer, name=f"{name}-conv_seg")(x)

@@ -1,0 +1,310 @@
+"""The layers that Keras lacks: a tensor in, a tensor out, the same numbers as PyTorch's.
+
+Keras pads a strided convolution on one side, normalises with the biased variance and cannot resize to a symbolic size
+under export. These layers do what the released weights were trained with, on every backend. TensorFlow has a faster way
+for some; it gives the same result.
+"""
+
+import os
+from contextlib import contextmanager
+
+import keras
+from keras import ops
+
+__all__ = [
+    "AtrousConv2D",
+    "AtrousDepthwiseConv2D",
+    "BatchNorm",
+    "Normalize",
+    "ResizeLike",
+    "conv_norm",
+    "conv_norm_module",
+    "default_dtype",
+]
+
+serializable = keras.saving.register_keras_serializable("keras_deeplab")
+
+# ImageNet statistics in the order R, G, B, in units of 0..255: those of all released models.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+
+
+@contextmanager
+def default_dtype(dtype):
+    """Layers made inside have the dtype policy `dtype`; None leaves the global one."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(keras.dtype_policies.get(dtype or before))
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def conv_norm(x, filters, kernel_size, *, names, strides=1, rate=1, relu=True, folded=False):
+    """A convolution, its batch norm and a ReLU; `filters=None` makes it depthwise.
+
+    Args:
+        x: features (N, H, W, C).
+        names: of the convolution and of the norm, as the released weights name them.
+        folded: leave the norm out and give the convolution a bias in its place.
+
+    Returns:
+        features (N, ceil(H / strides), ceil(W / strides), filters).
+    """
+    options = dict(strides=strides, dilation_rate=rate, use_bias=folded, name=names[0])
+    if filters is None:
+        x = AtrousDepthwiseConv2D(kernel_size, depthwise_initializer=he_normal("fan_in"), **options)(x)
+    else:
+        x = AtrousConv2D(filters, kernel_size, kernel_initializer=he_normal("fan_out"), **options)(x)
+    if not folded:
+        x = BatchNorm(name=names[1])(x)
+    return keras.layers.ReLU(name=f"{names[1]}-relu")(x) if relu else x
+
+
+def conv_norm_module(x, filters, kernel_size, *, name, **options):
+    """`conv_norm` with the names NAME-conv and NAME-bn that all parts outside the backbone have."""
+    return conv_norm(x, filters, kernel_size, names=(f"{name}-conv", f"{name}-bn"), **options)
+
+
+def he_normal(mode):
+    """Kaiming's normal distribution, as the original draws it (PyTorch counts a depthwise fan_out as Keras does fan_in)."""
+    return keras.initializers.VarianceScaling(2.0, mode, "untruncated_normal")
+
+
+def _direct_atrous_is_fast():
+    # TensorFlow's direct atrous convolution needs oneDNN (x86) or cuDNN; without either its gradient is missing.
+    import tensorflow as tf
+
+    return os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "0" or bool(tf.config.list_physical_devices("GPU"))
+
+
+def _atrous_conv2d(x, kernel, rate):
+    """A 3x3 convolution at stride 1 on TensorFlow, never through SpaceToBatch; other kernel sizes at rate 1.
+
+    | dtype    | rate  | way     | why                                                                   |
+    |----------|-------|---------|-----------------------------------------------------------------------|
+    | float64  | any   | clipped | the direct one has no float64 gradient                                |
+    | others   | 1..7  | direct  | clipping would save little: at most a tenth of the multiplications    |
+    | others   | 8..   | clipped | 18 / 34 / 49 % fewer multiplications at 12 / 24 / 36 on a 64x128 map  |
+    On a GPU cuDNN's direct one is always taken, but for float64.
+    """
+    import tensorflow as tf
+
+    direct = x.dtype != tf.float64 and _direct_atrous_is_fast()
+    if rate == 1 or (direct and (rate < 8 or tf.config.list_physical_devices("GPU"))):
+        return tf.nn.conv2d(x, kernel, 1, "SAME", dilations=rate)
+    return _clipped_conv2d(x, kernel, rate)
+
+
+def _clipped_conv2d(x, kernel, rate):
+    """Each tap is a matrix product over the part of the map that it reaches; the results are shifted and added."""
+    import tensorflow as tf
+
+    n, height, width, channels = tf.unstack(tf.shape(x))
+    filters = kernel.shape[-1]
+    total = None
+    for i, j in [(1, 1)] + [(i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)]:
+        # A tap further away than the map is wide reaches nothing: its part is empty.
+        dy, dx = (i - 1) * tf.minimum(rate, height), (j - 1) * tf.minimum(rate, width)
+        top, bottom, left, right = (tf.maximum(d, 0) for d in (dy, -dy, dx, -dx))
+        part = x[:, top : height - bottom, left : width - right]
+        tap = tf.matmul(tf.reshape(part, [-1, channels]), kernel[i, j])
+        tap = tf.reshape(tap, [n, height - top - bottom, width - left - right, filters])
+        total = tap if total is None else total + tf.pad(tap, [[0, 0], [bottom, top], [right, left], [0, 0]])
+    return tf.ensure_shape(total, [*x.shape[:3], filters])
+
+
+@serializable
+class AtrousConv2D(keras.layers.Conv2D):
+    """A convolution padded alike on both sides by `dilation_rate * (kernel_size - 1) // 2` pixels, as PyTorch's models are.
+
+    Args:
+        As `keras.layers.Conv2D`, with odd kernel sizes; there is no choice of `padding`.
+
+    Input shape:
+        (N, H, W, C), channels last.
+
+    Output shape:
+        (N, ceil(H / strides), ceil(W / strides), filters).
+    """
+
+    def __init__(self, filters, kernel_size, **kwargs):
+        super().__init__(filters, kernel_size, **{**kwargs, "padding": "same", "data_format": "channels_last"})
+
+    def convolution_op(self, inputs, kernel):
+        (size, _), (stride, _), (rate, _) = self.kernel_size, self.strides, self.dilation_rate
+        if stride > 1 and size > 1:
+            inputs = ops.pad(inputs, [[0, 0], [size // 2] * 2, [size // 2] * 2, [0, 0]])
+            return ops.conv(inputs, kernel, strides=stride, padding="valid", data_format="channels_last")
+        if stride == 1 and keras.backend.backend() == "tensorflow":
+            return _atrous_conv2d(inputs, ops.convert_to_tensor(kernel), rate if size > 1 else 1)
+        return super().convolution_op(inputs, kernel)
+
+    def call(self, inputs):
+        outputs = self.convolution_op(inputs, self.kernel)
+        return outputs if self.bias is None else _add_bias(outputs, self.bias)
+
+
+@serializable
+class AtrousDepthwiseConv2D(keras.layers.DepthwiseConv2D):
+    """A depthwise 3x3 convolution at stride 1 and any rate, padded alike on both sides.
+
+    Args:
+        As `keras.layers.DepthwiseConv2D`; there is no choice of `strides` or `padding`.
+
+    Input shape and output shape:
+        (N, H, W, C), channels last.
+    """
+
+    def __init__(self, kernel_size, **kwargs):
+        super().__init__(kernel_size, **{**kwargs, "padding": "same", "data_format": "channels_last"})
+
+    def call(self, inputs):
+        rate = self.dilation_rate[0]
+        if keras.backend.backend() == "tensorflow":
+            outputs = _interleaved_depthwise_conv2d(inputs, ops.convert_to_tensor(self.kernel), rate)
+        else:
+            outputs = ops.depthwise_conv(
+                inputs, self.kernel, padding="same", dilation_rate=rate, data_format="channels_last"
+            )
+        return outputs if self.bias is None else _add_bias(outputs, self.bias)
+
+
+def _interleaved_depthwise_conv2d(x, kernel, rate):
+    """The pixels `rate` apart form grids that do not touch each other: a plain convolution of each, as one batch.
+
+    As fast as TensorFlow's own way for large maps (R-50's 64x128x2048: 30 ms of either), up to 4 times faster where the
+    rate is beyond the map, and made of reshapes and transposes alone, so that XLA compiles it in half precision.
+    """
+    import tensorflow as tf
+
+    if rate == 1:
+        return tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], "SAME")
+    n, height, width, channels = tf.unstack(tf.shape(x))
+    down, across = tf.minimum(rate, height), tf.minimum(rate, width)  # beyond the map there is nothing to reach
+    rows, columns = -(-height // down), -(-width // across)
+    grids = tf.pad(x, [[0, 0], [0, rows * down - height], [0, columns * across - width], [0, 0]])
+    grids = tf.transpose(tf.reshape(grids, [n, rows, down, columns, across, channels]), [2, 4, 0, 1, 3, 5])
+    grids = tf.reshape(grids, [down * across * n, rows, columns, x.shape[-1]])
+    grids = tf.nn.depthwise_conv2d(grids, kernel, [1, 1, 1, 1], "SAME")
+    grids = tf.transpose(tf.reshape(grids, [down, across, n, rows, columns, channels]), [2, 3, 0, 4, 1, 5])
+    return tf.ensure_shape(tf.reshape(grids, [n, rows * down, columns * across, channels])[:, :height, :width], x.shape)
+
+
+def _add_bias(x, bias):
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.nn.bias_add(x, ops.convert_to_tensor(bias))  # what TensorFlow fuses into the convolution
+    return ops.add(x, bias)
+
+
+@serializable
+class BatchNorm(keras.layers.BatchNormalization):
+    """Batch normalisation as PyTorch defines it: epsilon 1e-5, momentum 0.9, the running variance unbiased.
+
+    Statistics are computed in float32 at least. Under a `tf.distribute` strategy they are those of the global batch when
+    `synchronized` is True.
+    """
+
+    def __init__(self, momentum=0.9, epsilon=1e-5, **kwargs):
+        super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
+
+    def call(self, inputs, training=None):
+        dtype = keras.backend.result_type(inputs.dtype, "float32")
+        x = ops.cast(inputs, dtype)
+        gamma, beta, mean, variance = (
+            ops.cast(v, dtype) for v in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
+        )
+        if training and self.trainable:
+            batch_mean, batch_variance = self._moments(x, None)
+            count = ops.cast(ops.prod(ops.shape(x)[:-1]), dtype) * self._replicas()
+            unbiased = batch_variance * (count / ops.maximum(count - 1.0, 1.0))
+            self.moving_mean.assign(mean * self.momentum + batch_mean * (1.0 - self.momentum))
+            self.moving_variance.assign(variance * self.momentum + unbiased * (1.0 - self.momentum))
+            mean, variance = batch_mean, batch_variance
+        scale = gamma * ops.rsqrt(variance + self.epsilon)
+        return ops.cast((x - mean) * scale + beta, self.compute_dtype)
+
+    def _replicas(self):
+        if not self.synchronized:
+            return 1.0
+        import tensorflow as tf
+
+        context = tf.distribute.get_replica_context()
+        return float(context.strategy.num_replicas_in_sync) if context else 1.0
+
+
+@serializable
+class Normalize(keras.layers.Layer):
+    """RGB of 0..255 to zero mean and unit variance over ImageNet, computed in float32 at least: (x - mean) / std."""
+
+    def __init__(self, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+
+    def call(self, images):
+        dtype = keras.backend.result_type(self.variable_dtype, "float32")
+        x = ops.cast(images, dtype)
+        x = (x - ops.convert_to_tensor(MEAN, dtype)) / ops.convert_to_tensor(STD, dtype)
+        return ops.cast(x, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+@serializable
+class ResizeLike(keras.layers.Layer):
+    """Bilinear resize of features to the height and width of another tensor, which may be symbolic.
+
+    Args:
+        align_corners: whether the corner pixels' centres stay where they are (PyTorch's definition).
+
+    Input shape:
+        [(N, H, W, C), (N, H', W', any)].
+
+    Output shape:
+        (N, H', W', C).
+    """
+
+    def __init__(self, align_corners=False, **kwargs):
+        super().__init__(**kwargs)
+        self.align_corners = align_corners
+
+    def call(self, inputs):
+        x, like = inputs
+        height, width = ops.shape(like)[1:3]
+        if keras.backend.backend() == "tensorflow" and x.dtype != "float64":
+            import tensorflow as tf
+
+            outputs = tf.raw_ops.ResizeBilinear(
+                images=x,
+                size=tf.stack([height, width]),
+                align_corners=self.align_corners,
+                half_pixel_centers=not self.align_corners,
+            )
+            outputs = tf.ensure_shape(outputs, self.compute_output_shape([x.shape, like.shape]))
+        else:
+            rows = interpolation_matrix(ops.shape(x)[1], height, self.align_corners, x.dtype)
+            columns = interpolation_matrix(ops.shape(x)[2], width, self.align_corners, x.dtype)
+            outputs = ops.einsum("pw,nhwc->nhpc", columns, ops.einsum("ph,nhwc->npwc", rows, x))
+        return ops.cast(outputs, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        shape, like = input_shape
+        return (shape[0], *like[1:3], shape[3])
+
+    def get_config(self):
+        return {**super().get_config(), "align_corners": self.align_corners}
+
+
+def interpolation_matrix(size_in, size_out, align_corners, dtype="float32"):
+    """The (size_out, size_in) matrix of bilinear interpolation along one axis; each row sums to 1."""
+    compute = "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
+    n_in, n_out = ops.cast(size_in, compute), ops.cast(size_out, compute)
+    out = ops.cast(ops.arange(size_out), compute)
+    if align_corners:
+        source = out * ((n_in - 1.0) / ops.maximum(n_out - 1.0, 1.0))
+    else:
+        source = ops.clip((out + 0.5) * (n_in / n_out) - 0.5, 0.0, n_in - 1.0)
+    distance = ops.abs(source[:, None] - ops.cast(ops.arange(size_in), compute)[None])
+    return ops.cast(ops.maximum(1.0 - distance, 0.0), dtype)

@@ -1,0 +1,26 @@
+"""Quiet TensorFlow, and the golden arrays by name."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from pathlib import Path  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """name -> {key: array} of tests/golden/NAME.npz."""
+    files = {}
+
+    def load(name):
+        if name not in files:
+            with np.load(GOLDEN / f"{name}.npz") as arrays:
+                files[name] = dict(arrays)
+        return files[name]
+
+    return load

@@ -1,0 +1,135 @@
+"""`segment` gives the original's label maps: whole, slide, and multi-scale with flip, of both definitions."""
+
+import zlib
+
+import numpy as np
+import pytest
+from drawn import images, picture, sample
+from narrow import build, drawn
+from PIL import Image
+
+import keras_deeplab as kd
+from keras_deeplab.inference.segment import placement, resized_to_box, window_starts
+
+ROW = "deeplabv3plus_r18-d8_512x512_80k_loveda"
+CASES = [
+    (name, size, tta)
+    for name, sizes in {
+        "deeplabv3plus_r18-d8_512x1024_80k_cityscapes": [(60, 80), (97, 61), (31, 45)],
+        "deeplabv3_r50-d8_769x769_80k_cityscapes": [(60, 80), (97, 61), (31, 45)],
+        "deeplabv3plus_r101-d8_480x480_40k_pascal_context": [(60, 80), (97, 61), (31, 95)],
+        "deeplabv3_r101-d16-mg124_512x1024_40k_cityscapes": [(60, 80), (97, 61), (31, 45)],
+        ROW: [(60, 80), (97, 61), (31, 45)],
+    }.items()
+    for size in enumerate(sizes)
+    for tta in [False] + {ROW: ["box"], "deeplabv3_r50-d8_769x769_80k_cityscapes": ["picture"]}.get(name, [])
+]
+
+
+@pytest.fixture(scope="module")
+def spread(golden):
+    """Narrow models whose classifier spreads the classes over the picture, as the golden ones'."""
+    models = {}
+
+    def load(name):
+        if name not in models:
+            models[name] = drawn(name)
+            weight, bias = (golden("segment")[f"{name}/{part}"] for part in ("weight", "bias"))
+            models[name].get_layer("decode_head-conv_seg").set_weights([weight.transpose(2, 3, 1, 0), bias])
+        return models[name]
+
+    return load
+
+
+@pytest.mark.parametrize("name, numbered_size, tta", CASES)
+def test_label_maps_and_scores_equal_the_originals(name, numbered_size, tta, spread, golden):
+    seed, (height, width) = numbered_size
+    model, image = spread(name), picture(height, width, seed)
+    labels, scores = kd.segment(model, image, multi_scale_flip=tta, return_scores=True)
+    key = f"{name}/{height}x{width}" + (f"/{tta}" if tta else "")
+    expected = golden("segment")
+    assert labels.shape == (height, width) and labels.dtype == np.uint8
+    assert scores.shape == (height, width, model.num_classes) and scores.dtype == np.float32
+    assert np.array_equal(labels, scores.argmax(-1))
+    assert np.sum(labels != expected[f"{key}/labels"]) <= 1  # a pixel whose best two classes are as good as equal
+    assert len(np.unique(labels)) > 3
+    assert np.abs(sample(scores[None]) - expected[f"{key}/scores"]).max() <= 1e-3 * expected[f"{key}/std"]
+    if not tta:
+        resized = resized_to_box(model.protocol, image)
+        assert [*resized.shape[:2], zlib.crc32(resized.tobytes())] == expected[f"{key}/crc"].tolist()
+
+
+def test_paths_pil_images_and_arrays_give_the_same_labels(tmp_path, spread):
+    image = picture(60, 80, seed=0)
+    Image.fromarray(image).save(tmp_path / "x.png")
+    labels = kd.segment(spread(ROW), [tmp_path / "x.png", str(tmp_path / "x.png"), Image.fromarray(image), image])
+    assert isinstance(labels, list) and len(labels) == 4
+    assert all(np.array_equal(one, labels[0]) for one in labels)
+
+
+def test_labels_follow_the_weights_as_they_change():
+    model, image = drawn(ROW), picture(60, 80, seed=0)
+    kd.segment(model, image)
+    bias = np.zeros(7, "float32")
+    bias[4] = 1e6
+    model.get_layer("decode_head-conv_seg").bias.assign(bias)
+    assert np.all(kd.segment(model, image) == 4)
+
+
+def test_segment_leaves_the_model_and_its_saved_layers_alone():
+    model = drawn(ROW)
+    before, layers = model.get_weights(), [layer.name for layer in model.layers]
+    kd.segment(model, picture(60, 80, seed=0))
+    assert all(map(np.array_equal, before, model.get_weights())) and layers == [layer.name for layer in model.layers]
+
+
+def test_a_model_without_a_box_takes_pictures_at_their_size():
+    model = drawn(ROW, protocol=None)
+    image = images(33, 47)
+    labels, scores = kd.segment(model, image[0], return_scores=True)
+    logits = np.asarray(model(image))[0]
+    assert np.abs(scores - logits).max() <= 1e-4 * logits.std()
+    resized = kd.segment(model, image[0], resize=(24, 48))
+    assert resized.shape == (33, 47) and np.array_equal(resized, kd.segment(model, image[0], resize=(48, 24)))
+
+
+def test_windows_end_at_the_border():
+    assert window_starts(2049, 769, 513).numpy().tolist() == [0, 513, 1026, 1280]
+    assert window_starts(1025, 769, 513).numpy().tolist() == [0, 256]
+    assert window_starts(480, 480, 320).numpy().tolist() == [0]
+    assert window_starts(100, 480, 320).numpy().tolist() == [0]
+    assert window_starts(481, 480, 320).numpy().tolist() == [0, 1]
+
+
+def test_overlapping_windows_are_averaged():
+    matrix = placement(4, 4, window_starts(6, 4, 2), 6, False).numpy()  # two windows, at 0 and 2, resized to themselves
+    scores = np.array([1.0, 1, 1, 1, 3, 3, 3, 3])
+    np.testing.assert_allclose(matrix @ scores, [1, 1, 2, 2, 3, 3])
+
+
+def test_more_than_255_classes_are_refused():
+    with pytest.raises(ValueError, match="255 classes at most. Received: 256"):
+        kd.segment(kd.DeepLabV3(256, depth=18, base_channels=8, aspp_channels=8), images(33, 47)[0])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(multi_scale_flip="boxes"), "multi_scale_flip is False, True, 'box' or 'picture'. Received: 'boxes'"),
+        (dict(multi_scale_flip="picture", resize=(64, 64)), "leave one of the two out"),
+        (dict(resize=(0, 64)), "positive"),
+        (dict(resize=64), "`resize` is two positive whole numbers"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        kd.segment(drawn(ROW), images(33, 47)[0], **options)
+
+
+def test_an_auxiliary_head_makes_no_difference(spread):
+    with_head = build(ROW, auxiliary_head=True)
+    for layer in with_head.layers:
+        if layer.weights and not layer.name.startswith("auxiliary"):
+            layer.set_weights(spread(ROW).get_layer(layer.name).get_weights())
+    image = picture(60, 80, seed=0)
+    assert np.array_equal(kd.segment(with_head, image), kd.segment(spread(ROW), image))

@@ -1,0 +1,32 @@
+"""JAX and PyTorch give TensorFlow's, that is the original's, logits, and `segment` its labels."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawn import SIZES, picture
+from narrow import drawn
+
+import keras_deeplab as kd
+
+ROWS = ["deeplabv3plus_r18-d8_512x1024_80k_cityscapes", "deeplabv3_r50-d8_769x769_40k_cityscapes"]
+
+
+@pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ROWS)
+def test_other_backends_give_the_originals_logits(name, backend, tmp_path, golden):
+    script = Path(__file__).with_name("backend_logits.py")
+    subprocess.run(
+        [sys.executable, script, name, tmp_path / "out.npz"], check=True, env={**os.environ, "KERAS_BACKEND": backend}
+    )
+    result, expected = np.load(tmp_path / "out.npz"), golden("logits")
+    assert result["backend"] == backend
+    for height, width in SIZES:
+        for output in ("logits", "auxiliary"):
+            key = f"{height}x{width}/{output}"
+            difference = np.abs(result[key] - expected[f"{name}/{key}"]).max() / expected[f"{name}/{key}/std"]
+            assert difference <= 1e-4, key
+    assert np.mean(result["labels"] == kd.segment(drawn(name), picture(60, 80, seed=0), resize=(120, 90))) >= 0.999

@@ -1,0 +1,160 @@
+"""What a model promises beside its logits: it changes nothing when called, takes any size and type, keeps itself in a file."""
+
+import keras
+import numpy as np
+import pytest
+from drawn import images
+from narrow import build, drawn
+
+import keras_deeplab as kd
+from keras_deeplab.zoo.presets import at_output_stride
+
+ROW = "deeplabv3plus_r18-d8_512x1024_80k_cityscapes"
+DENSE = "deeplabv3_r50-d8_769x769_80k_cityscapes"
+D16 = "deeplabv3_r101-d16-mg124_512x1024_80k_cityscapes"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return drawn(ROW)
+
+
+def relative(a, b):
+    return float(np.abs(np.asarray(a) - np.asarray(b)).max() / np.std(b))
+
+
+def test_calling_a_model_changes_no_variable(model):
+    before = [np.array(keras.ops.convert_to_numpy(v)) for v in model.variables]
+    model(images(33, 47))
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.variables, strict=True))
+
+
+@pytest.mark.parametrize("name", [ROW, DENSE])
+def test_a_batch_of_two_equals_two_batches_of_one(name):
+    model, x = drawn(name), images(65, 97, count=2)
+    singles = np.concatenate([model(x[:1]), model(x[1:])])
+    assert relative(model(x), singles) <= 1e-5
+
+
+def test_uint8_and_float_pictures_give_the_same_logits(model):
+    x = images(33, 47)
+    assert np.array_equal(model(x), model(x.astype("float32")))
+    assert np.array_equal(model(x), model(x.astype("float64")))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 9), (31, 5), (130, 40)])
+@pytest.mark.parametrize("name", [ROW, DENSE])
+def test_any_size_gives_logits_of_that_size(name, size):
+    logits = np.asarray(drawn(name)(images(*size)))
+    assert logits.shape == (1, *size, 19) and np.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("name", [ROW, DENSE])
+def test_symbolic_sizes_give_the_same_logits(name):
+    import tensorflow as tf
+
+    model = drawn(name)
+    graph = tf.function(model, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
+    for size in ((33, 47), (64, 96), (9, 70)):
+        assert relative(graph(images(*size)), model(images(*size))) <= 1e-5
+
+
+@pytest.mark.parametrize("name", [ROW, DENSE])
+def test_no_convolution_goes_through_space_to_batch(name):
+    import tensorflow as tf
+
+    graph = tf.function(drawn(name)).get_concrete_function(tf.TensorSpec([None, None, None, 3])).graph
+    assert not [op.name for op in graph.get_operations() if "SpaceToBatch" in op.type]
+
+
+def test_a_mixed_model_gives_float32_logits_near_the_full_ones(model):
+    x = images(65, 97)
+    for policy, bound in (("mixed_bfloat16", 0.15), ("mixed_float16", 0.02)):
+        half = drawn(ROW, dtype=policy)
+        logits = np.asarray(half(x))
+        assert logits.dtype == np.float32 and half.get_layer("backbone-layer1-0-conv1").compute_dtype == policy[6:]
+        assert np.sqrt(np.mean((logits - np.asarray(model(x))) ** 2)) <= bound * np.std(model(x))
+
+
+def test_float64_agrees_with_float32(model):
+    double = drawn(ROW, dtype="float64")(images(65, 97))
+    assert double.dtype == "float64" and relative(model(images(65, 97)), double) <= 1e-4
+
+
+@pytest.mark.parametrize("name, fine, coarse", [(DENSE, 8, 32), (DENSE, 8, 16), (D16, 8, 16)])
+def test_dense_features_subsampled_equal_the_strided_ones(name, fine, coarse):
+    # Chen et al. 2017: taking strides out and putting rates in computes the same features, only more densely. (Not so for
+    # R-18, whose second convolution of a block has no rate in the original.)
+    x = images(97, 129).astype("float32")
+    models = []
+    for output_stride in (fine, coarse):
+        config = drawn(name).get_config()
+        models.append(drawn(name, **at_output_stride(config, output_stride)))
+    dense, strided = (keras.Model(m.input, m.get_layer("backbone-layer4-2-relu").output)(x) for m in models)
+    step = coarse // fine
+    assert np.asarray(strided).shape[1:3] == tuple(-(-side // coarse) for side in (97, 129))
+    assert relative(np.asarray(dense)[:, ::step, ::step], strided) <= 1e-5
+
+
+def test_saving_keeps_weights_classes_and_protocol(tmp_path):
+    model = drawn(DENSE, dropout=0.2)
+    model.save(tmp_path / "x.keras")
+    loaded = keras.saving.load_model(tmp_path / "x.keras")
+    assert type(loaded) is kd.DeepLabV3
+    for fact in ("row", "classes", "palette", "protocol", "num_classes"):
+        assert getattr(loaded, fact) == getattr(model, fact)
+    assert loaded.protocol == kd.Protocol("slide", crop=(769, 769), stride=(513, 513), resize=(2049, 1025))
+    assert np.array_equal(loaded(images(33, 47)), model(images(33, 47)))
+
+
+def test_a_saved_model_keeps_its_dtype_policy(tmp_path):
+    drawn(ROW, dtype="mixed_bfloat16").save(tmp_path / "x.keras")
+    loaded = keras.saving.load_model(tmp_path / "x.keras")
+    assert loaded.get_layer("decode_head-bottleneck-conv").compute_dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("name", [ROW, DENSE, D16])
+def test_folded_norms_give_the_same_logits(name):
+    model = drawn(name, auxiliary_head=True)
+    folded = kd.fold_norms(model)
+    assert not [layer for layer in folded.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert relative(folded(images(65, 97)), model(images(65, 97))["logits"]) <= 1e-4
+    assert kd.fold_norms(folded) is folded
+
+
+def test_a_folded_model_can_be_saved(tmp_path):
+    folded = kd.fold_norms(drawn(ROW))
+    folded.save(tmp_path / "x.keras")
+    assert np.array_equal(keras.saving.load_model(tmp_path / "x.keras")(images(33, 47)), folded(images(33, 47)))
+
+
+def test_the_policy_of_other_layers_stays_as_it_was():
+    build(ROW, dtype="mixed_bfloat16")
+    assert keras.config.dtype_policy().name == "float32"
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(depth=34), "depth is 18, 50 or 101"),
+        (dict(stem="v1d"), "stem is"),
+        (dict(output_stride=4), "output_stride is 8, 16 or 32"),
+        (dict(dropout=1.0), "dropout is"),
+        (dict(classes=("a", "b")), "classes has 19 names"),
+        (dict(multi_grid=(1, 2)), "multi_grid has one rate"),
+    ],
+)
+def test_wrong_options_name_the_rule_and_what_came(options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        kd.DeepLabV3(19, **options)
+    assert "Received" in str(error.value)
+
+
+def test_v3_takes_no_decoder_width():
+    with pytest.raises(ValueError, match="no decoder"):
+        kd.DeepLabV3(19, low_level_channels=48)
+
+
+def test_every_colour_of_the_default_palette_is_another():
+    palette = kd.DeepLabV3(60, depth=18).palette
+    assert len(set(palette)) == 60 and palette[1] == (128, 0, 0)

@@ -1,0 +1,148 @@
+"""The layers against numpy: convolution padded on both sides at any rate, PyTorch's norm, bilinear resize."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_deeplab.networks.layers import (
+    AtrousConv2D,
+    AtrousDepthwiseConv2D,
+    BatchNorm,
+    ResizeLike,
+    _clipped_conv2d,
+    interpolation_matrix,
+)
+
+random = np.random.default_rng(0)
+
+
+def convolved(x, kernel, stride, rate):
+    """The definition: output (y, x) is the sum over taps at (stride * y + rate * (i - k // 2), ...), zero outside."""
+    size, (_, height, width, _) = kernel.shape[0], x.shape
+    pad = rate * (size // 2)
+    x = np.pad(x, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
+    return sum(
+        x[:, i * rate : i * rate + height : stride, j * rate : j * rate + width : stride] @ kernel[i, j]
+        for i in range(size)
+        for j in range(size)
+    )
+
+
+@pytest.mark.parametrize("height, width", [(8, 11), (7, 6), (3, 30), (1, 1)])
+@pytest.mark.parametrize(
+    "size, stride, rate", [(1, 1, 1), (1, 2, 1), (3, 1, 1), (3, 2, 1), (7, 2, 1), (3, 1, 2), (3, 1, 4), (3, 1, 12)]
+)
+def test_atrous_convolution_follows_its_definition(height, width, size, stride, rate):
+    layer = AtrousConv2D(5, size, strides=stride, dilation_rate=rate, use_bias=False)
+    x = random.standard_normal((2, height, width, 3)).astype("float32")
+    result = np.asarray(layer(x))
+    expected = convolved(x, np.asarray(layer.kernel), stride, rate)
+    assert result.shape == expected.shape == layer.compute_output_shape(x.shape)
+    np.testing.assert_allclose(result, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("height, width", [(8, 11), (3, 30), (1, 1)])
+@pytest.mark.parametrize("rate", [1, 2, 12, 36])
+def test_depthwise_convolution_follows_its_definition(height, width, rate):
+    layer = AtrousDepthwiseConv2D(3, dilation_rate=rate)
+    x = random.standard_normal((2, height, width, 4)).astype("float32")
+    layer.build(x.shape)
+    layer.bias.assign(random.standard_normal(4))
+    kernel = np.zeros((3, 3, 4, 4), "float32")
+    kernel[..., range(4), range(4)] = np.asarray(layer.kernel)[..., 0]
+    np.testing.assert_allclose(layer(x), convolved(x, kernel, 1, rate) + np.asarray(layer.bias), atol=2e-5)
+
+
+@pytest.mark.parametrize("height, width, rate", [(9, 12, 2), (9, 12, 8), (5, 30, 24), (1, 1, 12)])
+def test_the_clipped_form_and_its_gradient_equal_the_direct_one(height, width, rate):
+    import tensorflow as tf
+
+    x = tf.constant(random.standard_normal((2, height, width, 3)), tf.float32)
+    kernel = tf.constant(random.standard_normal((3, 3, 3, 4)), tf.float32)
+    results = []
+    for form in (lambda x, k: tf.nn.conv2d(x, k, 1, "SAME", dilations=rate), lambda x, k: _clipped_conv2d(x, k, rate)):
+        with tf.GradientTape() as tape:
+            tape.watch([x, kernel])
+            y = form(x, kernel)
+            loss = tf.reduce_sum(y**2)
+        results.append([y, *tape.gradient(loss, [x, kernel])])
+    for direct, clipped in zip(*results, strict=True):
+        np.testing.assert_allclose(clipped, direct, rtol=1e-4, atol=1e-4 * float(tf.reduce_max(tf.abs(direct))))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [AtrousConv2D(4, 3, dilation_rate=4, dtype="float64"), AtrousDepthwiseConv2D(3, dilation_rate=4, dtype="float64")],
+)
+def test_atrous_convolutions_have_a_float64_gradient(layer):
+    import tensorflow as tf
+
+    x = tf.constant(random.standard_normal((1, 9, 9, 3)))
+    layer(x)
+    step = 1e-6 * random.standard_normal(layer.kernel.shape)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(x) ** 2)
+    slope = float(tf.reduce_sum(tape.gradient(loss, layer.kernel.value) * step))
+    layer.kernel.assign_add(step)
+    assert abs(float(tf.reduce_sum(layer(x) ** 2) - loss) - slope) <= 1e-4 * abs(slope)
+
+
+def test_batch_norm_in_training_keeps_pytorchs_running_statistics():
+    layer, x = BatchNorm(), random.standard_normal((2, 3, 4, 5)).astype("float32") * 3 + 1
+    y = np.asarray(layer(x, training=True))
+    flat = x.reshape(-1, 5)
+    np.testing.assert_allclose(y, (x - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5), atol=1e-5)
+    np.testing.assert_allclose(layer.moving_mean, 0.1 * flat.mean(0), atol=1e-6)
+    np.testing.assert_allclose(layer.moving_variance, 0.9 + 0.1 * flat.var(0, ddof=1), rtol=1e-5)
+
+
+def test_a_frozen_batch_norm_uses_its_statistics_in_training_too():
+    layer = BatchNorm()
+    layer.trainable = False
+    x = random.standard_normal((2, 3, 4, 5)).astype("float32")
+    np.testing.assert_allclose(layer(x, training=True), x / np.sqrt(1 + 1e-5), rtol=1e-5)
+    assert np.array_equal(layer.moving_mean, np.zeros(5))
+
+
+def interpolated(x, height, width, align_corners):
+    for axis, size in ((1, height), (2, width)):
+        n = x.shape[axis]
+        out = np.arange(size)
+        source = out * (n - 1) / max(size - 1, 1) if align_corners else np.clip((out + 0.5) * n / size - 0.5, 0, n - 1)
+        low = np.floor(source).astype(int)
+        t = (source - low).reshape([-1 if i == axis else 1 for i in range(4)])
+        x = np.take(x, low, axis) * (1 - t) + np.take(x, np.minimum(low + 1, n - 1), axis) * t
+    return x
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(
+    "before, after", [((5, 7), (33, 47)), ((33, 47), (5, 7)), ((1, 1), (6, 4)), ((4, 4), (4, 4)), ((6, 5), (1, 1))]
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_resize_interpolates_linearly(align_corners, before, after, dtype):
+    x = random.standard_normal((2, *before, 3)).astype(dtype)
+    result = ResizeLike(align_corners, dtype=dtype)([x, np.zeros((2, *after, 1), dtype)])
+    assert keras.backend.standardize_dtype(result.dtype) == dtype
+    np.testing.assert_allclose(
+        result, interpolated(x, *after, align_corners), atol=2e-5 if dtype == "float32" else 1e-12
+    )
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_interpolation_weights_sum_to_one(align_corners):
+    np.testing.assert_allclose(np.sum(interpolation_matrix(7, 50, align_corners), axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        AtrousConv2D(4, 3, strides=2),
+        AtrousDepthwiseConv2D(3, dilation_rate=2),
+        BatchNorm(),
+        ResizeLike(align_corners=True),
+    ],
+)
+def test_layers_come_back_from_their_configuration(layer):
+    copy = keras.layers.deserialize(keras.layers.serialize(layer))
+    assert type(copy) is type(layer) and copy.get_config() == layer.get_config()

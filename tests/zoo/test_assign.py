@@ -1,0 +1,104 @@
+"""Every tensor of a file is used or named in an error, every variable is filled."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from narrow import build, tensor_shapes, tensors
+
+import keras_deeplab as kd
+from keras_deeplab.zoo import table
+from keras_deeplab.zoo.assign import architecture, assign
+
+SHAPES = json.loads((Path(__file__).parents[1] / "golden" / "shapes.json").read_text())["rows"]
+ROW = "deeplabv3plus_r18-d8_512x1024_80k_cityscapes"
+KINDS = {digest: name for name, digest in SHAPES.items()}  # one row of each of the 35 sets of tensors
+
+
+def test_released_tensors_come_in_35_sets():
+    assert len(KINDS) == 35 and set(SHAPES) == set(table.ROWS)
+
+
+@pytest.mark.parametrize("name", KINDS.values())
+def test_full_size_networks_have_the_released_tensors(name):
+    row = table.find(name)
+    shapes = tensor_shapes(getattr(kd, row.class_name)(**row.architecture, auxiliary_head=True))
+    text = json.dumps(sorted([name, list(shape)] for name, shape in shapes.items()))
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == SHAPES[name]
+
+
+def test_kernels_are_transposed_and_statistics_go_where_they_belong():
+    model = build(ROW, auxiliary_head=True)
+    given = tensors(model)
+    assert assign(model, {**given, "backbone.stem.1.num_batches_tracked": np.array(7)}) == [
+        "backbone.stem.1.num_batches_tracked"
+    ]
+    dense, depthwise = "backbone.stem.3.weight", "decode_head.sep_bottleneck.0.depthwise_conv.conv.weight"
+    assert np.array_equal(model.get_layer("backbone-stem-3").kernel, given[dense].transpose(2, 3, 1, 0))
+    layer = model.get_layer("decode_head-sep_bottleneck-0-depthwise_conv-conv")
+    assert np.array_equal(layer.kernel, given[depthwise].transpose(2, 3, 0, 1))
+    norm = model.get_layer("backbone-stem-1")
+    for leaf, variable in (
+        ("running_mean", norm.moving_mean),
+        ("running_var", norm.moving_variance),
+        ("weight", norm.gamma),
+    ):
+        assert np.array_equal(variable, given[f"backbone.stem.1.{leaf}"])
+
+
+def test_an_auxiliary_head_that_was_not_asked_for_is_left():
+    model = build(ROW)
+    given = tensors(build(ROW, auxiliary_head=True))
+    left = assign(model, given)
+    assert left and all(name.startswith("auxiliary_head.") for name in left)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda t: t.pop("decode_head.bottleneck.bn.bias"),
+            "1 variables without a tensor: decode_head-bottleneck-bn/beta",
+        ),
+        (
+            lambda t: t.update({"backbone.layer9.weight": np.zeros(3)}),
+            "1 tensors that the network has no place for: backbone.layer9.weight",
+        ),
+        (
+            lambda t: t.update({"decode_head.conv_seg.bias": np.zeros(3)}),
+            r"1 tensors of another shape: decode_head.conv_seg.bias \(3,\)",
+        ),
+    ],
+)
+def test_a_misfit_is_named_and_nothing_is_changed(change, message):
+    model = build(ROW)
+    given, before = tensors(model), model.get_weights()
+    change(given)
+    with pytest.raises(ValueError, match=message):
+        assign(model, given)
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "name", ["deeplabv3_r101-d8_512x1024_40k_cityscapes", "deeplabv3plus_r50b-d8_769x769_80k_cityscapes", ROW]
+)
+def test_shapes_tell_the_architecture(name):
+    row = table.find(name)
+    class_name, found = architecture(tensors(build(name, auxiliary_head=True)))
+    config = build(name, auxiliary_head=True).get_config()
+    assert class_name == row.class_name and found == {key: config[key] for key in found}
+    assert {
+        "num_classes",
+        "depth",
+        "stem",
+        "base_channels",
+        "stem_channels",
+        "aspp_channels",
+        "auxiliary_channels",
+    } <= set(found)
+
+
+def test_other_tensors_are_no_architecture():
+    assert architecture({"fc.weight": np.zeros((2, 2))}) is None

@@ -1,0 +1,276 @@
+"""from_preset: from the cache, from a user's file, from the network, at another class count or stride; and what it refuses."""
+
+import hashlib
+import http.server
+import json
+import threading
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from drawn import images
+from narrow import build, drawn, tensors
+from torch_files import released
+
+import keras_deeplab as kd
+from keras_deeplab.zoo import fetch, table
+
+NAME = "deeplabv3plus_r18-d8_512x1024_80k_cityscapes"
+ROW = table.find(NAME)
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return tensors(build(NAME, auxiliary_head=True))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_DEEPLAB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def cached(cache, weights):
+    path = cache / ROW.file
+    path.write_bytes(released(weights, CLASSES=("a", "b"), iter=80000))
+    return path
+
+
+def load(**options):
+    return kd.DeepLabV3Plus.from_preset(NAME, **options)
+
+
+def same(model, other):
+    return np.array_equal(model(images(33, 47)), other(images(33, 47)))
+
+
+def test_a_released_file_in_the_cache_is_loaded(cached):
+    model = load()
+    assert same(model, drawn(NAME))
+    assert (model.row, model.classes, model.palette, model.protocol) == (NAME, ROW.classes, ROW.palette, ROW.protocol)
+
+
+def test_short_names_load_the_best_row(cached):
+    assert kd.DeepLabV3Plus.from_preset("r18_cityscapes").row == NAME
+    assert kd.DeepLabV3Plus.from_preset("deeplabv3plus_r18_cityscapes").row == NAME
+
+
+def test_the_auxiliary_head_comes_on_request(cached):
+    outputs = load(auxiliary_head=True)(images(33, 47))
+    expected = drawn(NAME, auxiliary_head=True)(images(33, 47))
+    assert set(outputs) == {"logits", "auxiliary"}
+    assert all(np.array_equal(outputs[key], expected[key]) for key in outputs)
+
+
+def test_the_hash_is_recorded_at_first_use_and_checked_afterwards(cached):
+    load()
+    digest = hashlib.sha256(cached.read_bytes()).hexdigest()
+    assert (cached.parent / f"{cached.name}.sha256").read_text() == f"{digest}  {cached.name}\n"
+    cached.write_bytes(cached.read_bytes()[:-4] + b"\0\0\0\0")
+    with pytest.raises(ValueError, match="changed since its first use") as error:
+        load()
+    assert digest in str(error.value)
+
+
+def test_a_pinned_hash_is_checked(cached):
+    digest = hashlib.sha256(cached.read_bytes()).hexdigest()
+    load(sha256=digest.upper())
+    with pytest.raises(ValueError, match=f"Expected: {'0' * 64}. Received: {digest}"):
+        load(sha256="0" * 64)
+
+
+def test_another_class_count_keeps_all_but_the_classifiers_and_says_so(cached):
+    with pytest.warns(UserWarning, match="has 19 classes and the model 3: the classifiers start from random weights"):
+        model = load(num_classes=3, auxiliary_head=True)
+    reference = drawn(NAME, auxiliary_head=True)
+    assert model.classes == ("class 0", "class 1", "class 2") and model.row is None
+    for layer in model.layers:
+        if layer.weights and not layer.name.endswith("conv_seg"):
+            assert all(map(np.array_equal, layer.get_weights(), reference.get_layer(layer.name).get_weights()))
+    assert model(images(33, 47))["logits"].shape == (1, 33, 47, 3)
+
+
+@pytest.mark.parametrize("output_stride, rates", [(16, (1, 6, 12, 18)), (32, (1, 3, 6, 9))])
+def test_a_coarser_output_stride_divides_the_rates(cached, output_stride, rates):
+    model = load(output_stride=output_stride)
+    assert model.get_config()["aspp_rates"] == rates
+    features = keras.Model(model.input, model.get_layer("backbone-layer4-1-relu").output)(
+        images(64, 96).astype("float32")
+    )
+    assert features.shape[1:3] == (64 // output_stride, 96 // output_stride)
+    assert model(images(64, 96)).shape == (1, 64, 96, 19)
+
+
+def test_without_weights_the_network_is_random_and_needs_no_file(cache):
+    model = load(load_weights=False, num_classes=4)
+    assert model.num_classes == 4 and not list(cache.iterdir())
+    with pytest.raises(ValueError, match="leave one of the two out"):
+        load(load_weights=False, weights="x.pth")
+
+
+def test_a_users_own_run_brings_its_classes(tmp_path, weights):
+    for leaf in ("weight", "bias"):
+        for head in ("decode_head", "auxiliary_head"):
+            weights = {**weights, f"{head}.conv_seg.{leaf}": weights[f"{head}.conv_seg.{leaf}"][:2]}
+    path = tmp_path / "iter_80000.pth"
+    path.write_bytes(
+        released(weights, dataset_meta={"classes": ("crop", "weed"), "palette": [[0, 255, 0], [255, 0, 0]]})
+    )
+    model = load(weights=path)
+    assert model.classes == ("crop", "weed") and model.palette == ((0, 255, 0), (255, 0, 0)) and model.row is None
+    assert model(images(33, 47)).shape[-1] == 2
+
+
+def test_a_keras_file_brings_its_own_protocol_and_classes(tmp_path):
+    path = tmp_path / "mine.keras"
+    mine = drawn(NAME, classes=tuple("abcdefghijklmnopqrs"), protocol=kd.Protocol("whole", resize=(64, 32)), row=None)
+    mine.save(path)
+    model = load(weights=path)
+    assert model.classes == mine.classes and model.protocol == mine.protocol and same(model, mine)
+    with pytest.warns(UserWarning, match="mine.keras has 19 classes and the model 5"):
+        assert load(weights=path, num_classes=5)(images(33, 47)).shape[-1] == 5
+    with pytest.raises(ValueError, match="auxiliary_head=False"):
+        load(weights=path, auxiliary_head=True)
+    with pytest.raises(ValueError, match="not a saved DeepLabV3"):
+        kd.DeepLabV3.from_preset("r18_cityscapes", weights=path)
+
+
+def test_a_file_of_another_network_is_named(cached):
+    with pytest.raises(ValueError, match="another network than deeplabv3plus_r50-d8_512x1024_80k_cityscapes"):
+        kd.DeepLabV3Plus.from_preset("r50_cityscapes", weights=cached)
+    with pytest.raises(ValueError, match="'class': 'DeepLabV3'"):
+        kd.DeepLabV3.from_preset("r18_cityscapes", weights=cached)
+
+
+def test_a_checkpoint_of_something_else_is_named(tmp_path):
+    (tmp_path / "x.pth").write_bytes(released({"fc.weight": np.zeros((2, 2), "float32")}))
+    with pytest.raises(ValueError, match="x.pth holds no DeepLabV3 or DeepLabV3"):
+        load(weights=tmp_path / "x.pth")
+
+
+def test_imagenet_weights_fill_the_backbone_alone(cache, weights):
+    backbone = {
+        name.removeprefix("backbone."): array for name, array in weights.items() if name.startswith("backbone.")
+    }
+    classifier = {"fc.weight": np.zeros((10, 64), "float32"), "fc.bias": np.zeros(10, "float32")}
+    (cache / "resnet18_v1c-b5776b93.pth").write_bytes(released({**backbone, **classifier}))
+    model, reference = build(NAME), drawn(NAME)
+    head = model.get_layer("decode_head-conv_seg").get_weights()
+    kd.load_backbone(model, "resnet18_v1c")
+    for layer in model.layers:
+        if layer.name.startswith("backbone-") and layer.weights:
+            assert all(map(np.array_equal, layer.get_weights(), reference.get_layer(layer.name).get_weights()))
+    assert all(map(np.array_equal, head, model.get_layer("decode_head-conv_seg").get_weights()))
+    with pytest.raises(ValueError, match="does not fit"):
+        kd.load_backbone(build("deeplabv3plus_r18b_cityscapes"), "resnet18_v1c")
+
+
+def test_presets_describe_every_row():
+    described = {**kd.DeepLabV3.presets, **kd.DeepLabV3Plus.presets}
+    assert set(described) == set(table.ROWS)
+    assert described[NAME]["mIoU"] == 76.89 and described[NAME]["num_classes"] == 19
+
+
+# The network: a server on this machine stands for the publisher's.
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Serves `body` for any path; breaks off after `limit` bytes; understands Range if `ranges`."""
+
+    body, limit, ranges, etag, requests = b"", None, True, '"1"', []
+
+    def do_GET(self):
+        wanted = self.headers.get("Range") if self.ranges and self.headers.get("If-Range") == self.etag else None
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+        type(self).requests.append(start)
+        self.send_response(206 if wanted else 200)
+        self.send_header("ETag", self.etag)
+        self.send_header("Content-Length", str(len(self.body) - start))
+        self.end_headers()
+        self.wfile.write(self.body[start : self.limit])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch, weights):
+    class Own(Server):
+        body, requests = released(weights), []
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Own) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        monkeypatch.setattr(
+            table.Row, "url", property(lambda row: f"http://127.0.0.1:{running.server_port}/{row.file}")
+        )
+        yield Own
+        running.shutdown()
+        thread.join()
+
+
+def test_a_missing_file_is_downloaded_once(cache, server):
+    assert same(load(), drawn(NAME)) and same(load(), drawn(NAME))
+    assert server.requests == [0]
+    assert sorted(path.name for path in cache.iterdir()) == [ROW.file, f"{ROW.file}.sha256"]
+    assert (cache / ROW.file).read_bytes() == server.body
+
+
+def test_a_broken_download_goes_on_where_it_ended(cache, server):
+    server.limit = len(server.body) // 3
+    with pytest.raises(FileNotFoundError, match=f"ended after {server.limit} of {len(server.body)} bytes"):
+        load()
+    assert [path.name for path in cache.iterdir() if path.suffix == ".pth"] == []
+    server.limit = None
+    assert same(load(), drawn(NAME))
+    assert server.requests == [0, len(server.body) // 3] and (cache / ROW.file).read_bytes() == server.body
+
+
+def test_a_part_of_another_version_is_not_continued(cache, server):
+    server.limit = 1000
+    with pytest.raises(FileNotFoundError):
+        load()
+    server.limit, server.etag = None, '"2"'
+    load()
+    assert server.requests == [0, 0] and (cache / ROW.file).read_bytes() == server.body
+
+
+def test_a_server_without_ranges_starts_again(cache, server):
+    server.limit, server.ranges = 1000, False
+    with pytest.raises(FileNotFoundError):
+        load()
+    server.limit = None
+    load()
+    assert (cache / ROW.file).read_bytes() == server.body
+
+
+@pytest.mark.parametrize("body, what", [(b"<!DOCTYPE html><html>Not here</html>", "HTML"), (b"", "empty")])
+def test_what_is_no_checkpoint_does_not_enter_the_cache(cache, server, body, what):
+    server.body = body
+    with pytest.raises(ValueError, match=f"(?i){what}"):
+        load()
+    assert not list(cache.glob("*.pth*"))
+
+
+def test_without_a_network_the_error_says_where_to_put_which_file(cache, monkeypatch):
+    monkeypatch.setattr(table.Row, "url", property(lambda row: f"http://127.0.0.1:1/{row.file}"))
+    with pytest.raises(FileNotFoundError) as error:
+        load()
+    assert all(
+        part in str(error.value) for part in (ROW.file, str(cache), f"http://127.0.0.1:1/{ROW.file}", "weights=")
+    )
+
+
+def test_the_default_cache_is_in_kerass_home(monkeypatch):
+    monkeypatch.delenv("KERAS_DEEPLAB_CACHE", raising=False)
+    monkeypatch.setenv("KERAS_HOME", "/somewhere")
+    assert fetch.cache_dir() == Path("/somewhere/keras_deeplab")
+    monkeypatch.delenv("KERAS_HOME")
+    assert fetch.cache_dir() == Path.home() / ".keras" / "keras_deeplab"
+
+
+def test_the_metadata_of_a_saved_model_is_plain_json():
+    json.dumps(drawn(NAME).get_config())
