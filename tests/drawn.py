@@ -50,3 +50,31 @@ def sample(array, count=8):
         size = array.shape[axis]
         array = np.take(array, np.unique(np.linspace(0, size - 1, min(count, size)).round().astype(int)), axis=axis)
     return array
+
+
+def batches(steps, count, height, width, classes, seed=0):
+    """Noise and blocky label maps to train on: (steps, count, height, width, 3) uint8 and (..., height, width) uint8.
+
+    A tenth of the pixels has the label 255.
+    """
+    generator = np.random.default_rng([seed, steps, height, width])
+    raw = generator.integers(0, 256, (steps, count, height, width, 3), dtype=np.uint8)
+    coarse = generator.integers(0, classes, (steps, count, height // 8 + 1, width // 8 + 1), dtype=np.uint8)
+    labels = coarse.repeat(8, 2).repeat(8, 3)[:, :, :height, :width].copy()
+    labels[generator.random(labels.shape) < 0.1] = 255
+    return raw, labels
+
+
+# What tests/training and its golden values train: row -> steps, (height, width), rate or None for the row's, min_kept.
+TRAINED = {
+    "deeplabv3plus_r18-d8_512x1024_80k_cityscapes": (20, (64, 96), None, None),
+    "deeplabv3_r50-d8_769x769_80k_cityscapes": (3, (65, 97), None, None),
+    "deeplabv3_r101-d16-mg124_512x1024_80k_cityscapes": (3, (64, 96), 1e-4, 3000),
+    "deeplabv3plus_r50-d8_4xb2-300k_mapillay_v1_65-1280x1280": (5, (64, 96), None, None),
+}
+
+
+def few(array, count=6):
+    """Up to `count` evenly spaced values of an array in PyTorch's layout, flattened."""
+    flat = np.asarray(array).reshape(-1)
+    return flat[np.unique(np.linspace(0, flat.size - 1, min(count, flat.size)).round().astype(int))]

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_deeplab.networks.layers import ResizeLike, conv_norm_module
+from keras_deeplab.networks.layers import GlobalMean, ResizeLike, conv_norm_module
 
 
 def aspp(x, channels, rates, *, separable, align_corners, folded):
@@ -31,7 +31,7 @@ def aspp(x, channels, rates, *, separable, align_corners, folded):
 
 def image_pool(x, channels, *, align_corners, folded):
     """The mean over the picture, projected and spread over the map again: (N, h, w, channels)."""
-    pooled = keras.layers.GlobalAveragePooling2D(keepdims=True, name="decode_head-image_pool-0")(x)
+    pooled = GlobalMean(name="decode_head-image_pool-0")(x)
     pooled = conv_norm_module(pooled, channels, 1, folded=folded, name="decode_head-image_pool-1")
     return ResizeLike(align_corners, name="decode_head-image_pool-resize")([pooled, x])
 

@@ -4,7 +4,7 @@ import keras
 
 from keras_deeplab.networks.aspp import aspp
 from keras_deeplab.networks.decoder import auxiliary, classifier, decoder
-from keras_deeplab.networks.layers import Normalize, ResizeLike, default_dtype, serializable
+from keras_deeplab.networks.layers import Normalize, ResizeLike, at_least_float32, default_dtype, serializable
 from keras_deeplab.networks.resnet import BLOCKS, STAGES, atrous_resnet
 from keras_deeplab.zoo.presets import describe, load_preset
 from keras_deeplab.zoo.protocol import Protocol
@@ -63,12 +63,10 @@ class DeepLab(keras.Model):
                 low_level_channels,
             )
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
-        logits_dtype = keras.backend.result_type(policy.compute_dtype, "float32")
+        logits_dtype = at_least_float32(policy.compute_dtype)
 
         with default_dtype(policy):
-            images = keras.Input(
-                (None, None, 3), name="images", dtype=keras.backend.result_type(policy.variable_dtype, "float32")
-            )
+            images = keras.Input((None, None, 3), name="images", dtype=at_least_float32(policy.variable_dtype))
             x = Normalize(name="normalize")(images)
             features = atrous_resnet(
                 x,
@@ -126,6 +124,18 @@ class DeepLab(keras.Model):
             **({"low_level_channels": low_level_channels} if self._has_decoder else {}),
         )
         self._policy = policy
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if isinstance(y_pred, dict) and not isinstance(y, dict):
+            y = {name: y for name in y_pred}  # both heads learn the same label map
+            if sample_weight is not None:
+                sample_weight = {name: sample_weight for name in y_pred}
+        return super().compute_loss(x, y, y_pred, sample_weight, training=training)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        if isinstance(y_pred, dict) and not isinstance(y, dict):
+            y_pred = y_pred["logits"]
+        return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def get_config(self):
         return {

@@ -5,16 +5,18 @@ under export. These layers do what the released weights were trained with, on ev
 for some; it gives the same result.
 """
 
-import os
 from contextlib import contextmanager
+from functools import cache
 
 import keras
+import numpy as np
 from keras import ops
 
 __all__ = [
     "AtrousConv2D",
     "AtrousDepthwiseConv2D",
     "BatchNorm",
+    "GlobalMean",
     "Normalize",
     "ResizeLike",
     "conv_norm",
@@ -38,6 +40,11 @@ def default_dtype(dtype):
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def at_least_float32(dtype):
+    """float64 for float64, float32 for all else. (Keras's `result_type` of the two is float32 on JAX.)"""
+    return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
 
 
 def conv_norm(x, filters, kernel_size, *, names, strides=1, rate=1, relu=True, folded=False):
@@ -71,27 +78,38 @@ def he_normal(mode):
     return keras.initializers.VarianceScaling(2.0, mode, "untruncated_normal")
 
 
-def _direct_atrous_is_fast():
-    # TensorFlow's direct atrous convolution needs oneDNN (x86) or cuDNN; without either its gradient is missing.
+@cache
+def _direct_atrous_trains(dtype):
+    """Whether the direct atrous convolution has a gradient here: on a CPU it depends on oneDNN, the type and the CPU."""
     import tensorflow as tf
 
-    return os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "0" or bool(tf.config.list_physical_devices("GPU"))
+    if tf.config.list_physical_devices("GPU"):
+        return dtype != "float64"
+    with tf.init_scope(), tf.device("CPU:0"):
+        x, kernel = tf.zeros([1, 5, 5, 1], dtype), tf.zeros([3, 3, 1, 1], dtype)
+        options = dict(out_backprop=x, strides=[1, 1, 1, 1], padding="SAME", dilations=[1, 2, 2, 1])
+        try:
+            tf.raw_ops.Conv2DBackpropInput(input_sizes=[1, 5, 5, 1], filter=kernel, **options)
+            tf.raw_ops.Conv2DBackpropFilter(input=x, filter_sizes=[3, 3, 1, 1], **options)
+        except tf.errors.OpError:
+            return False
+    return True
 
 
 def _atrous_conv2d(x, kernel, rate):
     """A 3x3 convolution at stride 1 on TensorFlow, never through SpaceToBatch; other kernel sizes at rate 1.
 
-    | dtype    | rate  | way     | why                                                                   |
-    |----------|-------|---------|-----------------------------------------------------------------------|
-    | float64  | any   | clipped | the direct one has no float64 gradient                                |
-    | others   | 1..7  | direct  | clipping would save little: at most a tenth of the multiplications    |
-    | others   | 8..   | clipped | 18 / 34 / 49 % fewer multiplications at 12 / 24 / 36 on a 64x128 map  |
-    On a GPU cuDNN's direct one is always taken, but for float64.
+    | device | rate | way     | why                                                                        |
+    |--------|------|---------|----------------------------------------------------------------------------|
+    | CPU    | 1..7 | direct  | clipping saves little: a tenth of the multiplications at rate 4            |
+    | CPU    | 8..  | clipped | 18 / 34 / 49 % fewer multiplications at 12 / 24 / 36 on a 64x128 map       |
+    | GPU    | any  | direct  | cuDNN's                                                                    |
+    | any    | 2..  | clipped | where the direct one has no gradient: float64, or a CPU without its type   |
     """
     import tensorflow as tf
 
-    direct = x.dtype != tf.float64 and _direct_atrous_is_fast()
-    if rate == 1 or (direct and (rate < 8 or tf.config.list_physical_devices("GPU"))):
+    far = rate >= 8 and not tf.config.list_physical_devices("GPU")
+    if rate == 1 or (not far and _direct_atrous_trains(x.dtype.name)):
         return tf.nn.conv2d(x, kernel, 1, "SAME", dilations=rate)
     return _clipped_conv2d(x, kernel, rate)
 
@@ -203,36 +221,53 @@ def _add_bias(x, bias):
 class BatchNorm(keras.layers.BatchNormalization):
     """Batch normalisation as PyTorch defines it: epsilon 1e-5, momentum 0.9, the running variance unbiased.
 
-    Statistics are computed in float32 at least. Under a `tf.distribute` strategy they are those of the global batch when
-    `synchronized` is True.
+    Statistics are computed in float32 at least, and over the global batch: under a `tf.distribute` strategy they are
+    summed over its replicas. With `trainable=False` the running ones are used and kept.
     """
 
     def __init__(self, momentum=0.9, epsilon=1e-5, **kwargs):
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
 
     def call(self, inputs, training=None):
-        dtype = keras.backend.result_type(inputs.dtype, "float32")
+        dtype = at_least_float32(inputs.dtype)
         x = ops.cast(inputs, dtype)
-        gamma, beta, mean, variance = (
-            ops.cast(v, dtype) for v in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
-        )
+        mean, variance = (ops.cast(v, dtype) for v in (self.moving_mean, self.moving_variance))
         if training and self.trainable:
-            batch_mean, batch_variance = self._moments(x, None)
-            count = ops.cast(ops.prod(ops.shape(x)[:-1]), dtype) * self._replicas()
+            batch_mean, batch_variance, count = batch_statistics(x)
             unbiased = batch_variance * (count / ops.maximum(count - 1.0, 1.0))
             self.moving_mean.assign(mean * self.momentum + batch_mean * (1.0 - self.momentum))
             self.moving_variance.assign(variance * self.momentum + unbiased * (1.0 - self.momentum))
             mean, variance = batch_mean, batch_variance
-        scale = gamma * ops.rsqrt(variance + self.epsilon)
-        return ops.cast((x - mean) * scale + beta, self.compute_dtype)
+        scale = ops.cast(self.gamma, dtype) * ops.rsqrt(variance + self.epsilon)
+        return ops.cast((x - mean) * scale + ops.cast(self.beta, dtype), self.compute_dtype)
 
-    def _replicas(self):
-        if not self.synchronized:
-            return 1.0
-        import tensorflow as tf
 
-        context = tf.distribute.get_replica_context()
-        return float(context.strategy.num_replicas_in_sync) if context else 1.0
+def batch_statistics(x):
+    """Mean, biased variance and count of the values of each channel over the global batch.
+
+    The variance is that of the distances from the mean; E[x^2] - E[x]^2 would lose it to rounding.
+    """
+    axes = (0, 1, 2)
+    count = ops.cast(ops.prod(ops.shape(x)[:-1]), x.dtype)
+    total = over_replicas()
+    if total is None:
+        mean, variance = ops.moments(x, axes)
+        return mean, variance, count
+    count = total(count)
+    mean = total(ops.sum(x, axes)) / count
+    return mean, total(ops.sum(ops.square(x - mean), axes)) / count, count
+
+
+def over_replicas():
+    """The sum over a TensorFlow strategy's replicas as a function, or None where there is but one."""
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return None
+    return lambda value: context.all_reduce(tf.distribute.ReduceOp.SUM, value)
 
 
 @serializable
@@ -243,13 +278,26 @@ class Normalize(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
 
     def call(self, images):
-        dtype = keras.backend.result_type(self.variable_dtype, "float32")
+        dtype = at_least_float32(self.variable_dtype)
         x = ops.cast(images, dtype)
-        x = (x - ops.convert_to_tensor(MEAN, dtype)) / ops.convert_to_tensor(STD, dtype)
+        x = (x - np.array(MEAN, dtype)) / np.array(STD, dtype)
         return ops.cast(x, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape
+
+
+@serializable
+class GlobalMean(keras.layers.Layer):
+    """The mean over height and width, computed in float32 at least: (N, H, W, C) to (N, 1, 1, C)."""
+
+    def call(self, inputs):
+        x = ops.cast(inputs, at_least_float32(inputs.dtype))
+        count = ops.cast(ops.shape(x)[1] * ops.shape(x)[2], x.dtype)
+        return ops.cast(ops.sum(x, axis=(1, 2), keepdims=True) / count, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], 1, 1, input_shape[3])
 
 
 @serializable
@@ -299,7 +347,7 @@ class ResizeLike(keras.layers.Layer):
 
 def interpolation_matrix(size_in, size_out, align_corners, dtype="float32"):
     """The (size_out, size_in) matrix of bilinear interpolation along one axis; each row sums to 1."""
-    compute = "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
+    compute = at_least_float32(dtype)
     n_in, n_out = ops.cast(size_in, compute), ops.cast(size_out, compute)
     out = ops.cast(ops.arange(size_out), compute)
     if align_corners:

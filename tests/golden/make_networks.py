@@ -77,14 +77,16 @@ def configs():
     return found
 
 
-def build(path, full=False):
-    """The narrow or full model of a configuration file with drawn weights, and the configuration."""
+def build(path, full=False, **options):
+    """A configuration file's narrow or full model with drawn weights and `options` for its heads, and the configuration."""
     cfg = Config.fromfile(path)
     backbone, head, auxiliary = cfg.model.backbone, cfg.model.decode_head, cfg.model.auxiliary_head
     cfg.model.pretrained = None
     backbone.pop("init_cfg", None)
     for part in (backbone, head, auxiliary):
         part.norm_cfg = dict(type="BN", requires_grad=True)
+    head.update(options)
+    auxiliary.update(options)
     if not full:
         base, expansion = NARROW["base_channels"], 1 if backbone.depth == 18 else 4
         backbone.update(base_channels=base, stem_channels=NARROW["stem_channels"])

@@ -8,6 +8,7 @@ from keras_deeplab.networks.layers import (
     AtrousConv2D,
     AtrousDepthwiseConv2D,
     BatchNorm,
+    GlobalMean,
     ResizeLike,
     _clipped_conv2d,
     interpolation_matrix,
@@ -79,12 +80,22 @@ def test_atrous_convolutions_have_a_float64_gradient(layer):
 
     x = tf.constant(random.standard_normal((1, 9, 9, 3)))
     layer(x)
-    step = 1e-6 * random.standard_normal(layer.kernel.shape)
+    step = 1e-3 * random.standard_normal(layer.kernel.shape)
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(layer(x) ** 2)
     slope = float(tf.reduce_sum(tape.gradient(loss, layer.kernel.value) * step))
-    layer.kernel.assign_add(step)
-    assert abs(float(tf.reduce_sum(layer(x) ** 2) - loss) - slope) <= 1e-4 * abs(slope)
+    ends = []
+    for move in (step, -2 * step):
+        layer.kernel.assign_add(move)
+        ends.append(float(tf.reduce_sum(layer(x) ** 2)))
+    assert abs((ends[0] - ends[1]) / 2 - slope) <= 1e-11 * ends[0]  # exact for a quadratic function
+
+
+@pytest.mark.parametrize("dtype, bound", [("float32", 1e-6), ("float64", 1e-15), ("mixed_bfloat16", 1e-2)])
+def test_the_global_mean_is_the_mean(dtype, bound):
+    x = random.random((2, 31, 17, 5))
+    result = np.asarray(GlobalMean(dtype=dtype)(x.astype("float32" if dtype == "mixed_bfloat16" else dtype)), "float64")
+    np.testing.assert_allclose(result, x.mean((1, 2), keepdims=True), rtol=bound)
 
 
 def test_batch_norm_in_training_keeps_pytorchs_running_statistics():

@@ -1,0 +1,64 @@
+"""Logits and labels in, a loss out: cross-entropy as the released models were trained with.
+
+Ignored pixels cost nothing but still count in the mean: the original divides by every pixel, so a picture that is half
+labelled weighs half as much as a whole one.
+"""
+
+import keras
+from keras import ops
+
+from keras_deeplab.networks.layers import serializable
+
+IGNORE = 255  # the label of pixels that are not scored
+EPSILON = 2.0**-23
+AUXILIARY_WEIGHT = 0.4  # of the auxiliary head's loss (Zhao et al. 2017)
+
+
+@serializable
+class PixelCrossEntropy(keras.losses.Loss):
+    """Softmax cross-entropy of each pixel, averaged over every pixel of the batch, the ignored ones included.
+
+    Args:
+        min_kept: online hard example mining (Shrivastava et al. 2016) as the D16 rows have it: of the N pictures on a
+            device only the N * min_kept labelled pixels of highest loss count, still divided by every pixel.
+        class_weight: a factor for each class, or None.
+        ignore: the label of pixels that cost nothing.
+
+    Call arguments:
+        y_true: labels (N, H, W), integer.
+        y_pred: logits (N, H, W, classes).
+    """
+
+    def __init__(self, min_kept=None, class_weight=None, ignore=IGNORE, name="pixel_cross_entropy", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.min_kept, self.ignore = min_kept, ignore
+        self.class_weight = tuple(class_weight) if class_weight is not None else None
+
+    def call(self, y_true, y_pred):
+        labels = ops.cast(y_true, "int32")
+        labelled = ops.not_equal(labels, self.ignore)
+        labels = ops.where(labelled, labels, 0)
+        losses = ops.sparse_categorical_crossentropy(labels, y_pred, from_logits=True)  # (N, H, W)
+        weights = ops.cast(labelled, losses.dtype)
+        if self.min_kept is not None:
+            weights = weights * ops.cast(self._hardest(losses, labelled), losses.dtype)
+        if self.class_weight is not None:
+            weights = weights * ops.take(ops.convert_to_tensor(self.class_weight, losses.dtype), labels)
+        # The original divides by the number of pixels plus float32's epsilon; in float64 one sees it.
+        count = ops.cast(ops.prod(ops.shape(losses)), losses.dtype)
+        return losses * weights * (count / (count + EPSILON))
+
+    def _hardest(self, losses, labelled):
+        """Whether a pixel is among the N * min_kept of highest loss; of equal ones the first."""
+        n, height, width = ops.shape(losses)
+        kept = ops.minimum(n * self.min_kept, n * height * width)
+        losses = ops.reshape(ops.where(labelled, ops.stop_gradient(losses), -1.0), (-1,))
+        least = ops.sort(losses)[n * height * width - kept]
+        above, equal = losses > least, ops.cast(losses == least, "int32")
+        room = ops.cast(kept, "int32") - ops.sum(ops.cast(above, "int32"))
+        chosen = ops.logical_or(above, ops.logical_and(equal > 0, ops.cumsum(equal) <= room))
+        return ops.reshape(chosen, (n, height, width))
+
+    def get_config(self):
+        config = {"min_kept": self.min_kept, "class_weight": self.class_weight, "ignore": self.ignore}
+        return {**super().get_config(), **config}

@@ -1,0 +1,160 @@
+"""Gradients in, weights out, as PyTorch's optimizers do it.
+
+Keras multiplies the learning rate into the velocity and subtracts weight decay from the weights directly; under a decaying
+rate neither is the recipe that the released models were trained by.
+"""
+
+import keras
+from keras import ops
+
+from keras_deeplab.networks.layers import over_replicas, serializable
+
+
+class _PyTorchOptimizer(keras.optimizers.Optimizer):
+    """What both share: decay for every parameter, rates per part of the network, clipping of the global gradient."""
+
+    def __init__(self, learning_rate, weight_decay=0.0, multipliers=None, clip_norm=None, **kwargs):
+        super().__init__(learning_rate=learning_rate, **kwargs)
+        self.decay = weight_decay  # `self.weight_decay` would be Keras's own, decoupled
+        self.multipliers = dict(multipliers or {})
+        self.clip_norm = clip_norm
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self._rates = [
+            next((factor for prefix, factor in self.multipliers.items() if v.path.startswith(prefix)), 1.0)
+            for v in variables
+        ]
+        unknown = [p for p in self.multipliers if not any(v.path.startswith(p) for v in variables)]
+        if unknown:
+            raise ValueError(
+                f"`multipliers` maps the beginning of variables' paths, such as 'backbone-', to factors. "
+                f"No variable begins with: {', '.join(unknown)}."
+            )
+
+    def _rate(self, variable, learning_rate):
+        return ops.cast(learning_rate, variable.dtype) * self._rates[self._get_variable_index(variable)]
+
+    # Clipping belongs after the sum over replicas and before any update. TensorFlow sums here; elsewhere gradients are
+    # global already.
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        grads, variables = zip(*super()._all_reduce_sum_gradients(grads_and_vars), strict=True)
+        return list(zip(self._clipped(grads), variables, strict=True))
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        if keras.backend.backend() != "tensorflow":
+            grads = self._clipped(grads)
+        super()._backend_update_step(grads, trainable_variables, learning_rate)
+
+    def _clipped(self, grads):
+        if self.clip_norm is None:
+            return grads
+        norm = ops.sqrt(sum(ops.sum(ops.square(g)) for g in grads))
+        factor = ops.minimum(self.clip_norm / (norm + 1e-6), 1.0)
+        return [g * ops.cast(factor, g.dtype) for g in grads]
+
+    def get_config(self):
+        config = super().get_config()
+        return {
+            **config,
+            "weight_decay": self.decay,
+            "multipliers": self.multipliers,
+            "clip_norm": self.clip_norm,
+        }
+
+
+@serializable
+class SGD(_PyTorchOptimizer):
+    """Stochastic gradient descent with momentum: g += decay * w; v = momentum * v + g; w -= rate * v.
+
+    Args:
+        learning_rate: a number or schedule.
+        momentum: of the velocity.
+        weight_decay: for every parameter, norms and biases too.
+        multipliers: {beginning of a variable's path: factor of its learning rate}, such as `{"backbone-": 0.1}`.
+        clip_norm: largest norm of all gradients together, or None.
+    """
+
+    def __init__(
+        self, learning_rate, momentum=0.9, weight_decay=0.0, multipliers=None, clip_norm=None, name="SGD", **kwargs
+    ):
+        super().__init__(learning_rate, weight_decay, multipliers, clip_norm, name=name, **kwargs)
+        self.momentum = momentum
+
+    def build(self, variables):
+        if not self.built:
+            super().build(variables)
+            self.velocities = self.add_optimizer_variables(variables, "velocity")
+
+    def update_step(self, gradient, variable, learning_rate):
+        velocity = self.velocities[self._get_variable_index(variable)]
+        gradient = ops.cast(gradient, variable.dtype) + self.decay * variable
+        self.assign(velocity, self.momentum * velocity + gradient)
+        self.assign_sub(variable, self._rate(variable, learning_rate) * velocity)
+
+    def get_config(self):
+        return {**super().get_config(), "momentum": self.momentum}
+
+
+@serializable
+class AdamW(_PyTorchOptimizer):
+    """Adam with decoupled decay (Loshchilov & Hutter 2019), epsilon where PyTorch has it: outside the bias correction.
+
+    Args:
+        learning_rate: a number or schedule.
+        betas: of the first and the second moment.
+        weight_decay: for every parameter.
+        epsilon: added to the corrected root of the second moment.
+        multipliers: {beginning of a variable's path: factor of its learning rate}, such as `{"backbone-": 0.1}`.
+        clip_norm: largest norm of all gradients together, or None.
+    """
+
+    def __init__(
+        self,
+        learning_rate,
+        betas=(0.9, 0.999),
+        weight_decay=0.01,
+        epsilon=1e-8,
+        multipliers=None,
+        clip_norm=None,
+        name="AdamW",
+        **kwargs,
+    ):
+        super().__init__(learning_rate, weight_decay, multipliers, clip_norm, name=name, **kwargs)
+        self.betas, self.epsilon = tuple(betas), epsilon
+
+    def build(self, variables):
+        if not self.built:
+            super().build(variables)
+            self.means, self.squares = self.add_optimizer_variables(variables, ["mean", "square"])
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        mean, square = self.means[index], self.squares[index]
+        rate, gradient = self._rate(variable, learning_rate), ops.cast(gradient, variable.dtype)
+        first, second = self.betas
+        step = ops.cast(self.iterations + 1, variable.dtype)
+        self.assign(mean, mean * first + gradient * (1 - first))
+        self.assign(square, square * second + ops.square(gradient) * (1 - second))
+        first_left, second_left = 1 - ops.power(first, step), 1 - ops.power(second, step)
+        root = ops.sqrt(square) / ops.sqrt(second_left) + self.epsilon
+        self.assign(variable, variable * (1 - rate * self.decay) - rate / first_left * mean / root)
+
+    def get_config(self):
+        return {**super().get_config(), "betas": self.betas, "epsilon": self.epsilon}
+
+
+@serializable
+class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
+    """Keras's loss scaling for float16, which skips a step if a gradient of any replica is not finite.
+
+    Keras's own looks at one replica's gradients only, before they are summed: an overflow on another one ends up in the
+    weights.
+    """
+
+    def check_finite(self, grads):
+        finite = super().check_finite(grads)
+        total = over_replicas()
+        return finite if total is None else ops.equal(total(ops.cast(ops.logical_not(finite), "float32")), 0.0)

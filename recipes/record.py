@@ -1,0 +1,109 @@
+"""How a released model was trained, with units; and the same again."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from keras_deeplab.zoo.table import Row
+
+FLOAT16_SCALE = 2.0**15  # the first loss scale where the row names none
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The training of a released row.
+
+    Attributes:
+        row: the row of the zoo.
+        resize_base: long, short side in pixels of the box that pictures are resized to fit, before the random ratio.
+        batch_per_device: pictures.
+        devices: GPUs that the released model was trained on; norms were synchronised over them.
+        resize_ratio: smallest and largest factor of `resize_base`.
+        cat_max_ratio: a crop is drawn again while one class covers this share of its labelled pixels.
+        flip: probability of mirroring a crop.
+        optimizer: "SGD" or "AdamW", as PyTorch defines them.
+        learning_rate, end_learning_rate: of the first and the last step; between them (1 - progress) ** 0.9.
+        momentum: of SGD.
+        weight_decay: for every parameter, norms and biases too.
+        backbone_multiplier: factor of the backbone's learning rate.
+        clip_norm: largest norm of all gradients together, or None.
+        ohem_min_kept: pixels per picture that online hard example mining keeps, or None.
+        loss_scale: of float16, as the row was trained, or None for a row trained in float32.
+    """
+
+    row: Row
+    resize_base: tuple[int, int]
+    batch_per_device: int
+    devices: int = 4
+    resize_ratio: tuple[float, float] = (0.5, 2.0)
+    cat_max_ratio: float = 0.75
+    flip: float = 0.5
+    optimizer: str = "SGD"
+    learning_rate: float = 0.01
+    end_learning_rate: float = 1e-4
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    backbone_multiplier: float = 1.0
+    clip_norm: float | None = None
+    ohem_min_kept: int | None = None
+    loss_scale: float | None = None
+
+    @property
+    def crop(self):
+        """Height, width in pixels."""
+        return self.row.crop
+
+    @property
+    def steps(self):
+        """Steps of the whole training."""
+        return self.row.iterations
+
+    @property
+    def batch(self):
+        """Pictures of a step, over all devices."""
+        return self.batch_per_device * self.devices
+
+    @property
+    def reduce_zero_label(self):
+        """Whether label 0 is ignored and every other one counts from 1."""
+        from keras_deeplab.data.catalog import DATASETS
+
+        return DATASETS[self.row.dataset].reduce_zero_label
+
+    def replace(self, **changes):
+        """The same recipe but for `changes`."""
+        return dataclasses.replace(self, **changes)
+
+    def compile(self, model, steps=None, learning_rate=None, *, class_weight=None, multipliers=None):
+        """Compiles a model with the row's optimizer, schedule and losses.
+
+        Args:
+            model: a `DeepLabV3` or `DeepLabV3Plus`; with `auxiliary_head=True` its auxiliary loss counts 0.4.
+            steps: length of the schedule, if not the row's.
+            learning_rate: of the first step, if not the row's. For another batch than `batch` scale it alike.
+            class_weight: a factor of each class's loss.
+            multipliers: {beginning of a variable's path: factor of its learning rate}, beside the row's own.
+        """
+        import keras
+
+        from keras_deeplab.training import losses, optimizers, schedules
+
+        initial = self.learning_rate if learning_rate is None else learning_rate
+        rate = schedules.PolynomialDecay(initial, steps or self.steps, min(self.end_learning_rate, initial))
+        multipliers = dict(multipliers or {})
+        if self.backbone_multiplier != 1.0:
+            multipliers.setdefault("backbone-", self.backbone_multiplier)
+        options = dict(weight_decay=self.weight_decay, multipliers=multipliers, clip_norm=self.clip_norm)
+        if self.optimizer == "AdamW":
+            optimizer = optimizers.AdamW(rate, **options)
+        else:
+            optimizer = optimizers.SGD(rate, self.momentum, **options)
+        if any(layer.compute_dtype == "float16" for layer in model.layers):
+            optimizer = optimizers.LossScaleOptimizer(optimizer, initial_scale=self.loss_scale or FLOAT16_SCALE)
+        loss = losses.PixelCrossEntropy(self.ohem_min_kept, class_weight)
+        if "auxiliary" in model.output_names:
+            loss = {"logits": loss, "auxiliary": losses.PixelCrossEntropy(class_weight=class_weight)}
+            weights = {"logits": 1.0, "auxiliary": losses.AUXILIARY_WEIGHT}
+        else:
+            weights = None
+        jit = keras.backend.backend() == "jax"  # XLA slows atrous convolutions down on a CPU and traces every size anew
+        model.compile(optimizer, loss=loss, loss_weights=weights, jit_compile=jit)

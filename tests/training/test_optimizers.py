@@ -1,0 +1,66 @@
+"""SGD and AdamW against PyTorch's update rules written out in numpy, with a decaying rate, multipliers and clipping."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_deeplab.training.optimizers import SGD, AdamW
+from keras_deeplab.training.schedules import PolynomialDecay
+
+STEPS, DECAY = 6, 0.05
+random = np.random.default_rng(0)
+START = {"backbone-a": random.normal(size=(3, 2)), "head-b": random.normal(size=4)}
+GRADIENTS = [{name: random.normal(size=w.shape) for name, w in START.items()} for _ in range(STEPS)]
+FACTORS = {"backbone-a": 0.1, "head-b": 1.0}
+
+
+def rate(step):
+    return (0.1 - 0.01) * (1 - step / (STEPS - 1)) ** 0.9 + 0.01
+
+
+def run(optimizer):
+    variables = [keras.Variable(w, dtype="float32", name=name) for name, w in START.items()]
+    for gradients in GRADIENTS:
+        optimizer.apply([keras.ops.convert_to_tensor(g, "float32") for g in gradients.values()], variables)
+    return {name: np.asarray(v) for name, v in zip(START, variables, strict=True)}
+
+
+def clipped(gradients, clip_norm):
+    norm = np.sqrt(sum((g**2).sum() for g in gradients.values()))
+    return {name: g * min(clip_norm / (norm + 1e-6), 1) for name, g in gradients.items()} if clip_norm else gradients
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.5, 100.0])
+def test_sgd_follows_pytorch(clip_norm):
+    weights, velocity = dict(START), {name: 0.0 for name in START}
+    for step, gradients in enumerate(GRADIENTS):
+        for name, g in clipped(gradients, clip_norm).items():
+            velocity[name] = 0.9 * velocity[name] + g + DECAY * weights[name]
+            weights[name] = weights[name] - rate(step) * FACTORS[name] * velocity[name]
+    schedule = PolynomialDecay(0.1, STEPS, 0.01)
+    found = run(SGD(schedule, weight_decay=DECAY, multipliers={"backbone-": 0.1}, clip_norm=clip_norm))
+    for name in START:
+        np.testing.assert_allclose(found[name], weights[name], atol=1e-6)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+def test_adamw_follows_pytorch(clip_norm):
+    weights = dict(START)
+    mean, square = ({name: 0.0 for name in START} for _ in range(2))
+    for step, gradients in enumerate(GRADIENTS):
+        for name, g in clipped(gradients, clip_norm).items():
+            lr = rate(step) * FACTORS[name]
+            mean[name] = 0.9 * mean[name] + 0.1 * g
+            square[name] = 0.999 * square[name] + 0.001 * g**2
+            root = np.sqrt(square[name]) / np.sqrt(1 - 0.999 ** (step + 1)) + 1e-3
+            weights[name] = weights[name] * (1 - lr * DECAY) - lr / (1 - 0.9 ** (step + 1)) * mean[name] / root
+    schedule = PolynomialDecay(0.1, STEPS, 0.01)
+    found = run(AdamW(schedule, weight_decay=DECAY, epsilon=1e-3, multipliers={"backbone-": 0.1}, clip_norm=clip_norm))
+    for name in START:
+        np.testing.assert_allclose(found[name], weights[name], atol=2e-6)
+
+
+@pytest.mark.parametrize("optimizer", [SGD(0.1, 0.8, 1e-4, {"backbone-": 0.1}, 1.0), AdamW(PolynomialDecay(0.1, 10))])
+def test_optimizers_come_back_from_their_configuration(optimizer):
+    copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert type(copy) is type(optimizer) and copy.get_config() == optimizer.get_config()
