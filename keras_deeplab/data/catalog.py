@@ -1,10 +1,41 @@
-"""A data set's name in, its classes, colours and label rule out.
+"""A data set's name in, its classes, colours, label rule and official splits out.
 
 Class names and palettes are those of mmsegmentation 1.2.2's data set classes, verbatim: the blank at
 the end of ADE20K's "bed " is the original's.
 """
 
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split of a data set, with what its official release holds.
+
+    Attributes:
+        name: `"train"` or `"val"`.
+        parts: `(part, pictures)` for each part that comes from a place of its own, for example LoveDA's urban and rural.
+        tiles: how many examples the pictures are cut into; None where a picture is an example.
+    """
+
+    name: str
+    parts: tuple[tuple[str, int], ...]
+    tiles: int | None = None
+
+    @property
+    def pictures(self):
+        return sum(pictures for _, pictures in self.parts)
+
+    @property
+    def examples(self):
+        return self.tiles or self.pictures
+
+
+def _splits(train, val, tiles=(None, None)):
+    """The usual two; a count, or the counts of parts by name."""
+    return tuple(
+        Split(name, tuple(parts.items()) if isinstance(parts, dict) else (("all", parts),), cut)
+        for name, parts, cut in zip(("train", "val"), (train, val), tiles, strict=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -19,6 +50,12 @@ class Dataset:
         reduce_zero_label: whether label files count from 1, with 0 for "no class": 0 becomes 255 (ignored)
             and every other label is lowered by one.
         licence: the terms of use in one line, with the official page. The page is what counts.
+        splits: the official splits, `train` and `val`.
+        raw_ids: what the official label files hold for each class, in label order; None where they hold the labels
+            themselves, or these plus one under `reduce_zero_label`.
+        ignored_ids: what else they hold: becomes 255.
+        colour_labels: whether the official label files hold the palette's colours instead of ids.
+        stray_colour: what a colour outside the palette becomes where it is let through: 255 (ignored), or a class.
     """
 
     name: str
@@ -27,6 +64,11 @@ class Dataset:
     palette: tuple[tuple[int, int, int], ...]
     reduce_zero_label: bool
     licence: str
+    splits: tuple[Split, ...] = ()
+    raw_ids: tuple[int, ...] | None = None
+    ignored_ids: tuple[int, ...] = (255,)
+    colour_labels: bool = False
+    stray_colour: int = 255
 
     def __post_init__(self):
         if len(self.classes) != len(self.palette):
@@ -34,10 +76,29 @@ class Dataset:
                 f"A data set has one colour per class. Received for {self.name!r}: "
                 f"{len(self.classes)} classes, {len(self.palette)} colours."
             )
+        if self.raw_ids is not None and len(self.classes) != len(self.raw_ids):
+            raise ValueError(
+                f"A data set has one raw id per class. Received for {self.name!r}: "
+                f"{len(self.classes)} classes, {len(self.raw_ids)} raw ids."
+            )
 
     @property
     def num_classes(self):
         return len(self.classes)
+
+    @property
+    def label_ids(self):
+        """`{value in the official label files: train id}`, 255 for what is ignored; after every rule there is."""
+        first = 1 if self.reduce_zero_label else 0
+        raw_ids = range(first, first + self.num_classes) if self.raw_ids is None else self.raw_ids
+        ignored = (0, *self.ignored_ids) if self.reduce_zero_label else self.ignored_ids
+        return {**dict.fromkeys(ignored, 255), **{raw: label for label, raw in enumerate(raw_ids)}}
+
+    @property
+    def label_colours(self):
+        """`{(red, green, blue) in the official label files: train id}`, for `colour_labels`."""
+        ignored = {(0, 0, 0): 255} if self.reduce_zero_label else {}  # black: the rim around objects
+        return {**ignored, **{colour: label for label, colour in enumerate(self.palette)}}
 
 
 def _names(text):
@@ -62,6 +123,9 @@ CITYSCAPES_PALETTE = _colours(
     000046 003c64 005064 0000e6 770b20
     """
 )
+
+# Of the 34 raw ids, 0..33; the others are ignored.
+CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
 ADE20K_CLASSES = _names(
     """
@@ -118,6 +182,12 @@ CONTEXT_59_CLASSES = _names(
     truck, tvmonitor, wall, water, window, wood
     """
 )
+# Of Pascal Context's 459 categories, in which the annotations are written.
+CONTEXT_59_IDS = (
+    *(2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113, 115, 144, 158),
+    *(159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326, 347, 349, 354, 355, 360, 366),
+    *(368, 397, 415, 416, 420, 424, 427, 440, 445, 454, 458),
+)
 CONTEXT_59_PALETTE = ADE20K_PALETTE[1:60]  # the original's choice: ADE20K's first 60 colours
 
 COCO_STUFF_CLASSES = _names(
@@ -159,6 +229,9 @@ COCO_STUFF_PALETTE = _colours(
     """
 )
 
+# Of 182 raw ids, 0..181; COCO dropped eleven things before it released them.
+COCO_STUFF_IDS = tuple(raw for raw in range(182) if raw not in {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90})
+
 LOVEDA_CLASSES = _names(
     """
     background, building, road, water, barren, forest, agricultural
@@ -181,6 +254,17 @@ ISPRS_PALETTE = _colours(
     ffffff 0000ff 00ffff 00ff00 ffff00 ff0000
     """
 )
+
+# Tiles of the two cities by split, as the original divides them.
+POTSDAM_TILES = {
+    "train": """2_10 2_11 2_12 3_10 3_11 3_12 4_10 4_11 4_12 5_10 5_11 5_12 6_7 6_8 6_9 6_10 6_11 6_12
+        7_7 7_8 7_9 7_10 7_11 7_12""".split(),
+    "val": "2_13 2_14 3_13 3_14 4_13 4_14 4_15 5_13 5_14 5_15 6_13 6_14 6_15 7_13".split(),
+}
+VAIHINGEN_TILES = {
+    "train": [f"area{i}" for i in (1, 3, 5, 7, 11, 13, 15, 17, 21, 23, 26, 28, 30, 32, 34, 37)],
+    "val": [f"area{i}" for i in (2, 4, 6, 8, 10, 12, 14, 16, 20, 22, 24, 27, 29, 31, 33, 35, 38)],
+}
 
 ISAID_CLASSES = _names(
     """
@@ -236,6 +320,9 @@ DATASETS = {
             palette=CITYSCAPES_PALETTE,
             reduce_zero_label=False,
             licence="Non-commercial use only, after registration: https://www.cityscapes-dataset.com/license/",
+            splits=_splits(2975, 500),
+            raw_ids=CITYSCAPES_IDS,
+            ignored_ids=tuple(raw for raw in range(34) if raw not in CITYSCAPES_IDS),
         ),
         Dataset(
             name="ade20k",
@@ -245,6 +332,7 @@ DATASETS = {
             reduce_zero_label=True,
             licence="Images for non-commercial research and education, annotations BSD-3-Clause: "
             "https://groups.csail.mit.edu/vision/datasets/ADE20K/",
+            splits=_splits(20210, 2000),
         ),
         Dataset(
             name="voc12aug",
@@ -254,6 +342,7 @@ DATASETS = {
             reduce_zero_label=False,
             licence="The images, from Flickr, under Flickr's terms of use: "
             "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/; Aug is SBD's masks of VOC 2011 images",
+            splits=_splits({"VOC 2012": 1464, "SBD": 9118}, 1449),
         ),
         Dataset(
             name="pascal_context",
@@ -262,6 +351,9 @@ DATASETS = {
             palette=ADE20K_PALETTE[:60],
             reduce_zero_label=False,
             licence=_CONTEXT,
+            splits=_splits(4998, 5105),
+            raw_ids=(0, *CONTEXT_59_IDS),
+            ignored_ids=(),
         ),
         Dataset(
             name="pascal_context_59",
@@ -270,6 +362,9 @@ DATASETS = {
             palette=CONTEXT_59_PALETTE,
             reduce_zero_label=True,
             licence=_CONTEXT,
+            splits=_splits(4998, 5105),
+            raw_ids=CONTEXT_59_IDS,
+            ignored_ids=(),
         ),
         Dataset(
             name="coco_stuff10k",
@@ -278,6 +373,8 @@ DATASETS = {
             palette=COCO_STUFF_PALETTE,
             reduce_zero_label=True,
             licence=f"{_COCO_STUFF}: https://github.com/nightrome/cocostuff10k",
+            splits=_splits(9000, 1000),
+            raw_ids=tuple(raw + 1 for raw in COCO_STUFF_IDS),
         ),
         Dataset(
             name="coco_stuff164k",
@@ -286,6 +383,8 @@ DATASETS = {
             palette=COCO_STUFF_PALETTE,
             reduce_zero_label=False,
             licence=f"{_COCO_STUFF}: https://github.com/nightrome/cocostuff",
+            splits=_splits(118287, 5000),
+            raw_ids=COCO_STUFF_IDS,
         ),
         Dataset(
             name="loveda",
@@ -295,6 +394,7 @@ DATASETS = {
             reduce_zero_label=True,
             licence="CC BY-NC-SA 4.0, academic use only; images under Google Earth's terms: "
             "https://github.com/Junjue-Wang/LoveDA",
+            splits=_splits({"urban": 1156, "rural": 1366}, {"urban": 677, "rural": 992}),
         ),
         Dataset(
             name="potsdam",
@@ -303,6 +403,8 @@ DATASETS = {
             palette=ISPRS_PALETTE,
             reduce_zero_label=True,
             licence=_ISPRS,
+            splits=_splits(24, 14, tiles=(3456, 2016)),
+            colour_labels=True,
         ),
         Dataset(
             name="vaihingen",
@@ -311,6 +413,8 @@ DATASETS = {
             palette=ISPRS_PALETTE,
             reduce_zero_label=True,
             licence=f"{_ISPRS}; data provided by the DGPF, to be acknowledged",
+            splits=_splits(16, 17, tiles=(344, 398)),
+            colour_labels=True,
         ),
         Dataset(
             name="isaid",
@@ -320,6 +424,9 @@ DATASETS = {
             reduce_zero_label=False,
             licence="Academic use only; the images are DOTA's, mostly under Google Earth's terms: "
             "https://captain-whu.github.io/iSAID/",
+            splits=_splits(1411, 458, tiles=(33978, 11644)),
+            colour_labels=True,
+            stray_colour=0,
         ),
         Dataset(
             name="mapillary",
@@ -328,6 +435,8 @@ DATASETS = {
             palette=MAPILLARY_PALETTE,
             reduce_zero_label=False,
             licence="CC BY-NC-SA (research edition): https://www.mapillary.com/dataset/vistas",
+            splits=_splits(18000, 2000),
+            ignored_ids=(65, 255),
         ),
     )
 }

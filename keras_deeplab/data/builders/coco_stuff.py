@@ -1,0 +1,38 @@
+"""COCO-Stuff, things and stuff, 182 raw ids to 171 train ids (Caesar et al. 2018): the 10k and the 164k release."""
+
+from keras_deeplab.data.builders import labels, matlab
+from keras_deeplab.data.builders.base import Builder
+from keras_deeplab.data.catalog import DATASETS
+
+
+class CocoStuff10k(Builder, skip_registration=True):
+    name = "coco_stuff10k"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """
+    cocostuff-10k-v1.1.zip from
+    http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/cocostuff-10k-v1.1.zip, as it is or unpacked.
+    """
+    image = "images/{name}.jpg"
+    label = "annotations/{name}.mat"
+    places = {"train": {"all": "train"}, "val": {"all": "test"}}
+
+    def pictures(self, files):
+        return {
+            split: self.paired(files, "all", files.lines(f"imageLists/{parts['all']}.txt"))
+            for split, parts in self.places.items()
+        }
+
+    @classmethod
+    def label_map(cls, picture):
+        values = matlab.array(picture.label, "S")
+        return labels.train_ids(values, DATASETS[cls.name].label_ids, picture.label)
+
+
+class CocoStuff164k(Builder, skip_registration=True):
+    name = "coco_stuff164k"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """
+    train2017.zip and val2017.zip from http://images.cocodataset.org/zips/, and stuffthingmaps_trainval2017.zip from
+    http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/, as they are or unpacked.
+    """
+    image = "{place}/{name}.jpg"
+    label = "{place}/{name=[^/_]+}.png"  # without the train ids that the original's preparation leaves beside them
+    places = {"train": {"all": "train2017"}, "val": {"all": "val2017"}}

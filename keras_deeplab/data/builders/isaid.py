@@ -1,0 +1,48 @@
+"""iSAID on DOTA's aerial pictures (Waqas Zamir et al. 2019): 896x896 patches that overlap by 384, colours to 16 classes."""
+
+from keras_deeplab.data.builders import cutting, labels
+from keras_deeplab.data.builders.base import Builder
+from keras_deeplab.data.catalog import DATASETS
+
+
+class Isaid(Builder, skip_registration=True):
+    name = "isaid"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """
+    DOTA 1.0's pictures from https://captain-whu.github.io/DOTA/dataset.html in train/images and val/images (part1.zip
+    and so on), and iSAID's masks from https://captain-whu.github.io/iSAID/dataset.html in train/Semantic_masks and
+    val/Semantic_masks (images.zip), as they are or unpacked.
+    """
+    image = "{place}/images/**/{name=P[0-9]+}.png"
+    label = "{place}/Semantic_masks/**/{name=P[0-9]+}_instance_color_RGB.png"
+    places = {"train": {"all": "train"}, "val": {"all": "val"}}
+    options = {"patch": 896, "overlap": 384, "stray_colours": False}
+
+    @classmethod
+    def examples(cls, picture, *, patch, overlap, stray_colours):
+        dataset = DATASETS[cls.name]
+        image = cutting.rgb(labels.pixels(picture.image.read(), picture.image), picture.image)
+        ids = labels.colours(
+            picture.label.read(),
+            picture.label,
+            dataset.label_colours,
+            stray=dataset.stray_colour if stray_colours else None,
+        )
+        if image.shape[:2] != ids.shape:
+            raise ValueError(
+                f"{picture.image} is {image.shape[1]}x{image.shape[0]} and its label {ids.shape[1]}x{ids.shape[0]} pixels."
+            )
+        image, ids = cutting.padded(image, patch, 0), cutting.padded(ids, patch, 255)
+        height, width = ids.shape
+        cuts = [
+            (y, min(y + patch, height), x, min(x + patch, width))
+            for y in cutting.grid(height, patch, patch - overlap)
+            for x in cutting.grid(width, patch, patch - overlap)
+        ]
+        return [
+            (
+                f"{picture.name}_{top}_{bottom}_{left}_{right}",
+                cutting.png(image[top:bottom, left:right]),
+                labels.png(ids[top:bottom, left:right]),
+            )
+            for top, bottom, left, right in cuts
+        ]

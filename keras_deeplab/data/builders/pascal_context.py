@@ -1,0 +1,84 @@
+"""Pascal Context on VOC 2010's pictures (Mottaghi et al. 2014): 59 classes, with and without a background class.
+
+The masks are those of "Pascal in Detail", one JSON file with a run-length mask per segment; a later segment covers an
+earlier one. What no segment covers is 0: the background of the 60 classes, ignored among the 59.
+"""
+
+import json
+
+import numpy as np
+
+from keras_deeplab.data.builders import labels
+from keras_deeplab.data.builders.base import Builder, Picture
+from keras_deeplab.data.catalog import DATASETS
+
+ANNOTATIONS = "trainval_merged.json"
+
+
+class PascalContext(Builder, skip_registration=True):
+    name = "pascal_context"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """
+    VOCtrainval_03-May-2010.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2010/, as it is or unpacked, and
+    trainval_merged.json from https://codalabuser.blob.core.windows.net/public/trainval_merged.json.
+    """
+    image = "VOC2010/JPEGImages/{name}.jpg"
+
+    def pictures(self, files):
+        source = files.one(ANNOTATIONS)
+        try:
+            annotations = json.loads(source.read())
+            segments = {image["image_id"]: [] for image in annotations["images"]}
+            for segment in annotations["annos_segmentation"]:
+                mask = segment["segmentation"]
+                run = (segment["category_id"], tuple(mask["size"]), mask["counts"])
+                segments[segment["image_id"]].append(run)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{source} is not the annotations of Pascal in Detail: {error!r}.") from error
+        images, pictures = files.find(self.image), {"train": [], "val": []}
+        for image in annotations["images"]:
+            name = image["file_name"].rpartition(".")[0]
+            if image["phase"] in pictures and name in images:
+                label = ((image["height"], image["width"]), tuple(segments[image["image_id"]]))
+                pictures[image["phase"]].append(Picture(name, "all", images[name], label))
+        return pictures
+
+    @classmethod
+    def label_map(cls, picture):
+        shape, segments = picture.label
+        source = f"{ANNOTATIONS}: {picture.name}"
+        values = np.zeros(shape, np.uint16)
+        for category, size, counts in segments:
+            if size != shape:
+                raise ValueError(f"{source} has a mask of {size} in a picture of {shape} pixels.")
+            values[run_length_mask(counts, size)] = category
+        return labels.train_ids(values, DATASETS[cls.name].label_ids, source)
+
+
+class PascalContext59(PascalContext, skip_registration=True):
+    name = "pascal_context_59"
+
+
+def run_length_mask(counts, size):
+    """COCO's run-length code to a mask.
+
+    Args:
+        counts: text of six-bit characters: runs of 0 and 1 in turn, from the third on less the last but one of its kind.
+        size: (height, width).
+
+    Returns:
+        bool array of `size`; the runs go down the columns.
+    """
+    runs, value, shift = [], 0, 0
+    for character in counts.encode() if isinstance(counts, str) else counts:
+        bits = character - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:  # the last character of a number; its bit 16 is the sign
+            if bits & 16:
+                value -= 1 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if sum(runs) != size[0] * size[1] or min(runs, default=0) < 0:
+        raise ValueError(f"A run-length mask covers {sum(runs)} of {size[0]}x{size[1]} pixels.")
+    ones = np.arange(len(runs)) % 2 == 1
+    return np.repeat(ones, runs).reshape(size, order="F")
