@@ -40,14 +40,55 @@ def resize_uint8(image, height, width):
     return tf.ensure_shape(tf.cond(same, lambda: image, resized), [None, None, image.shape[-1]])
 
 
+def bilinear_taps(size_in, size_out, positions, horizontal):
+    """What `resize_uint8` mixes for some of its rows or columns, so that a part can be made without the whole.
+
+    Args:
+        size_in, size_out: pixels along the axis before and after, int32 scalars.
+        positions: (N,) int32, which pixels of the result.
+        horizontal: whether the axis is the width: OpenCV treats its ends otherwise.
+
+    Returns:
+        Two source indices and their two weights in units of 1/2048, each (N,) int32.
+    """
+    return _taps(size_in, size_out, drop_weight_at_border=horizontal, positions=positions)
+
+
+def interpolate(top_left, top_right, bottom_left, bottom_right, column_weights, row_weights):
+    """The arithmetic of `resize_uint8` on four neighbours that were gathered already, (H, W, C) uint8 each."""
+    left, right = column_weights
+    top, bottom = row_weights
+    rows = [
+        tf.bitwise.right_shift(tf.cast(a, tf.int32) * left[:, None] + tf.cast(b, tf.int32) * right[:, None], 4)
+        for a, b in ((top_left, top_right), (bottom_left, bottom_right))
+    ]
+    y = _scaled(rows[0], top) + _scaled(rows[1], bottom)
+    return tf.cast(tf.bitwise.right_shift(y + 2, 2), tf.uint8)
+
+
+def nearest_index(size_in, size_out, positions):
+    """The source index that OpenCV's nearest resize takes for some pixels of the result: no half-pixel shift."""
+    scale = 1.0 / (tf.cast(size_out, tf.float64) / tf.cast(size_in, tf.float64))
+    index = tf.cast(tf.floor(tf.cast(positions, tf.float64) * scale), tf.int32)
+    return tf.minimum(index, size_in - 1)
+
+
+def resize_nearest(label, height, width):
+    """A label map (H, W) at another size by OpenCV's nearest, (height, width) of the same type."""
+    rows = nearest_index(tf.shape(label)[0], height, tf.range(height))
+    columns = nearest_index(tf.shape(label)[1], width, tf.range(width))
+    return tf.gather(tf.gather(label, rows), columns, axis=1)
+
+
 def _scaled(rows, weights):
     return tf.bitwise.right_shift(rows * weights[:, None, None], 16)
 
 
-def _taps(size_in, size_out, drop_weight_at_border):
+def _taps(size_in, size_out, drop_weight_at_border, positions=None):
     """Along one axis: the two source indices of each pixel and their weights in units of 1/2048, all int32."""
     scale = 1.0 / (tf.cast(size_out, tf.float64) / tf.cast(size_in, tf.float64))
-    source = tf.cast((tf.cast(tf.range(size_out), tf.float64) + 0.5) * scale - 0.5, tf.float32)
+    positions = tf.range(size_out) if positions is None else positions
+    source = tf.cast((tf.cast(positions, tf.float64) + 0.5) * scale - 0.5, tf.float32)
     low = tf.floor(source)
     fraction = source - low
     low = tf.cast(low, tf.int32)

@@ -1,0 +1,212 @@
+"""Plain folders of pictures and label maps: which files belong together, and what is wrong with them before training.
+
+images/street_03.jpg    JPEG, PNG or TIFF
+labels/street_03.png    PNG, grey or palette: a class in each pixel, 255 where there is none
+classes.txt             optional, beside the two folders or in one of them: one class name per line
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
+ORIENTATION = 0x0112  # the Exif tag; from 5 on, height and width change places
+IGNORED = 255
+
+
+def find_pairs(images, labels):
+    """The files of two folders that belong together, by their stems.
+
+    Args:
+        images, labels: folders, or lists of files in the same order, which are returned as they are.
+
+    Returns:
+        Two lists of `Path`.
+
+    Raises:
+        ValueError: where a file has no partner, or there are none at all.
+        FileNotFoundError: where there is no such folder.
+    """
+    if not isinstance(images, (str, os.PathLike)):
+        images, labels = [Path(path) for path in images], [Path(path) for path in labels]
+        if len(images) != len(labels) or not images:
+            raise ValueError(
+                "Training needs files, and as many labels as images. "
+                f"Received: {len(images)} images, {len(labels)} labels."
+            )
+        return images, labels
+    pairs, missing = match(images, labels)
+    if missing:
+        raise ValueError(missing[0] if len(missing) == 1 else f"{missing[0]} And {len(missing) - 1} more such files.")
+    return [image for image, _ in pairs], [label for _, label in pairs]
+
+
+def match(images, labels):
+    """[(image, label)] sorted by stem, and a line for each file without a partner."""
+    images, labels = Path(images), Path(labels)
+    pictures, maps = _by_stem(images, IMAGE_SUFFIXES), _by_stem(labels, (".png",))
+    lines = [f"{path} has no label {labels / stem}.png." for stem, path in pictures.items() if stem not in maps]
+    lines += [
+        f"{path} has no image of the stem {stem!r} in {images}." for stem, path in maps.items() if stem not in pictures
+    ]
+    return [(pictures[stem], maps[stem]) for stem in sorted(pictures) if stem in maps], sorted(lines)
+
+
+def _by_stem(folder, suffixes):
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+            if path.stem in found:
+                raise ValueError(f"{path} and {found[path.stem].name} have the same stem. Keep one of them.")
+            found[path.stem] = path
+    if not found:
+        raise ValueError(f"{folder} holds no {', '.join(suffix[1:].upper() for suffix in suffixes)} files.")
+    return found
+
+
+def read_classes(images, labels):
+    """The class names of classes.txt, or None where there is none: in either folder, or beside both."""
+    for folder in (Path(labels), Path(images), Path(images).resolve().parent):
+        path = folder / "classes.txt"
+        if path.is_file():
+            return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    return None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found.
+
+    Attributes:
+        pairs: [(image, label)] of files that belong together, faulty ones included.
+        problems: one line for each fault, naming the file; empty if all is well.
+        pixels: (num_classes,) int64, labelled pixels of each class after `reduce_zero_label`.
+        pictures: (num_classes,) int64, in how many label maps each class occurs.
+        ignored: pixels without a class.
+    """
+
+    pairs: list
+    problems: list
+    pixels: np.ndarray
+    pictures: np.ndarray
+    ignored: int
+
+    def histogram(self, classes=None):
+        """Rows (class, name, share of the labelled pixels, pictures), the first of them the head."""
+        classes = classes or [""] * len(self.pixels)
+        total = max(1, self.pixels.sum())
+        rows = [
+            (i, name.strip(), f"{100 * pixels / total:.3f}%", int(pictures))
+            for i, (name, pixels, pictures) in enumerate(zip(classes, self.pixels, self.pictures, strict=True))
+        ]
+        share = 100 * self.ignored / max(1, self.ignored + self.pixels.sum())
+        return [("class", "name", "pixels", "pictures"), *rows, (IGNORED, "(ignored)", f"{share:.3f}% of all", "")]
+
+
+def check(images, labels, num_classes, reduce_zero_label=False, progress=None):
+    """Reads every file once, in parallel, and says what training would stumble over or silently learn wrongly.
+
+    Args:
+        images, labels: folders.
+        num_classes: classes to train.
+        reduce_zero_label: whether labels count from 1, with 0 for "no class".
+        progress: called with the number of pairs read so far.
+
+    Returns:
+        `Report`.
+
+    Raises:
+        ValueError, FileNotFoundError: where there is no folder, nothing in it, or one stem twice.
+    """
+    pairs, problems = match(images, labels)
+    counts = np.zeros([len(pairs), 256], np.int64)
+
+    def look(pair):
+        return _look(*pair, num_classes, reduce_zero_label)
+
+    with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
+        for i, (lines, count) in enumerate(pool.map(look, pairs)):
+            problems += lines
+            counts[i] = count
+            if progress:
+                progress(i + 1)
+    ignored = counts[:, IGNORED].sum()
+    if reduce_zero_label:
+        ignored, counts = ignored + counts[:, 0].sum(), counts[:, 1:]
+    counts = counts[:, :num_classes]
+    return Report(pairs, problems, counts.sum(axis=0), (counts > 0).sum(axis=0), int(ignored))
+
+
+def _look(image_path, label_path, num_classes, reduce_zero_label):
+    """The faults of one pair, and how often each value occurs in its label."""
+    lines, sizes, count = [], [], np.zeros(256, np.int64)
+    for path, read in ((image_path, _read_image), (label_path, _read_label)):
+        try:
+            size, histogram = read(path)
+            sizes.append(size)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            lines.append(f"{path} {' '.join(str(error).split())}")
+            continue
+        if histogram is not None:
+            count = np.array(histogram, np.int64)
+            lines += _foreign(path, count, num_classes, reduce_zero_label)
+    if len(sizes) == 2 and sizes[0] != sizes[1]:
+        (width, height), (label_width, label_height) = sizes
+        lines.append(f"{image_path} is {width}x{height}, but its label {label_path} {label_width}x{label_height}.")
+    return lines, count
+
+
+def _open(path, formats):
+    try:
+        image = Image.open(path)
+        image.load()
+    except Exception as error:
+        raise ValueError(f"cannot be read: {error}.") from error
+    if image.format not in formats:
+        raise ValueError(f"is a {image.format} file, whatever its name. Expected: {', '.join(formats)}.")
+    return image
+
+
+def _read_image(path):
+    with _open(path, ("JPEG", "MPO", "PNG", "TIFF")) as image:
+        if image.mode == "CMYK":
+            raise ValueError("is CMYK, whose colours depend on a profile. Convert it to RGB.")
+        if image.mode in ("I", "F"):
+            raise ValueError(f"has {image.mode} pixels, whose range is unknown. Convert them to 8 bits.")
+        turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        return (image.size[::-1] if turned else image.size), None
+
+
+def _read_label(path):
+    with _open(path, ("PNG",)) as image:
+        if image.mode.startswith("I"):
+            raise ValueError("has 16 bits. A label has 8: classes 0..254, and 255 where there is none.")
+        if image.mode not in ("1", "L", "P"):
+            raise ValueError(
+                f"is a colour picture ({image.mode}). A label holds a class in each pixel: grey or palette PNG, not RGB."
+            )
+        values = image.histogram()
+        return image.size, values if image.mode != "1" else [values[0], values[255], *[0] * 254]
+
+
+def _foreign(path, count, num_classes, reduce_zero_label):
+    """A line if a label map holds values that are no class."""
+    last = num_classes if reduce_zero_label else num_classes - 1
+    values = [int(value) for value in np.flatnonzero(count[:IGNORED]) if value > last]
+    if not values:
+        return []
+    shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
+    rule = f"Labels are 0..{last}, and 255 for pixels to ignore"
+    if reduce_zero_label:
+        rule += " (with reduce_zero_label 0 becomes 255 and every other label is lowered by one)."
+    elif values == [num_classes]:
+        rule += "; if they count from 1, with 0 for no class, use reduce_zero_label."
+    else:
+        rule += "."
+    return [f"{path} holds {shown} ({int(count[values].sum())} pixels). {rule}"]

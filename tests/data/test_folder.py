@@ -1,0 +1,151 @@
+"""Plain folders: which files belong together, and one clear line for each kind of fault."""
+
+import numpy as np
+import pytest
+from drawn import picture
+from PIL import Image
+
+from keras_deeplab.data import folder
+
+
+def label_map(height=24, width=32, classes=3):
+    return (np.arange(height)[:, None] // 8 + np.arange(width) // 16).astype(np.uint8) % classes
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Three sound pairs: a JPEG, a PNG with a palette label, a TIFF with a 2-bit palette label."""
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    images.mkdir()
+    labels.mkdir()
+    for seed, name in enumerate(("a.jpg", "b.png", "c.tif")):
+        Image.fromarray(picture(24, 32, seed)).save(images / name)
+    Image.fromarray(label_map()).save(labels / "a.png")
+    palette = Image.fromarray(label_map())
+    palette.putpalette([10, 20, 30, 200, 0, 0, 0, 200, 0])
+    palette.save(labels / "b.png")
+    palette.save(labels / "c.png", bits=2)
+    return images, labels
+
+
+def test_pairs_have_the_same_stems(folders):
+    images, labels = folder.find_pairs(*folders)
+    assert [path.name for path in images] == ["a.jpg", "b.png", "c.tif"]
+    assert [path.name for path in labels] == ["a.png", "b.png", "c.png"]
+    assert folder.find_pairs(images, labels) == (images, labels)
+
+
+def test_sound_folders_give_a_histogram(folders):
+    report = folder.check(*folders, 3)
+    assert report.problems == [] and len(report.pairs) == 3 and report.ignored == 0
+    counts = 3 * np.bincount(label_map().ravel(), minlength=3)
+    assert np.array_equal(report.pixels, counts) and report.pictures.tolist() == [3, 3, 3]
+    rows = report.histogram(("road", "sky", "car"))
+    assert rows[1][:2] == (0, "road") and rows[-1][0] == 255 and len(rows) == 5
+
+
+def test_the_zero_label_is_reduced(folders):
+    _, labels = folders
+    raised = label_map() + 1
+    raised[:8] = 0
+    for name in "abc":
+        Image.fromarray(raised).save(labels / f"{name}.png")
+    report = folder.check(*folders, 3, reduce_zero_label=True)
+    assert report.problems == [] and report.ignored == 3 * 8 * 32
+    assert np.array_equal(report.pixels, 3 * np.bincount(label_map()[8:].ravel(), minlength=3))
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def deep(path):
+    Image.fromarray(label_map().astype(np.uint16)).save(path)
+
+
+def coloured(path):
+    Image.fromarray(picture(24, 32, 0)).save(path)
+
+
+def with_200(path):
+    label = label_map()
+    label[3, :5] = 200
+    Image.fromarray(label).save(path)
+
+
+def counted_from_1(path):
+    Image.fromarray(label_map() + 1).save(path)
+
+
+def smaller(path):
+    Image.fromarray(label_map()[:, :30]).save(path)
+
+
+def jpeg(path):
+    Image.fromarray(label_map()).save(path, format="JPEG")
+
+
+def cmyk(path):
+    Image.fromarray(picture(24, 32, 0)).convert("CMYK").save(path)
+
+
+@pytest.mark.parametrize(
+    "name, spoil, parts",
+    [
+        ("labels/b.png", truncated, ["b.png cannot be read"]),
+        ("images/b.png", truncated, ["b.png cannot be read"]),
+        ("labels/b.png", deep, ["b.png has 16 bits"]),
+        ("labels/b.png", coloured, ["b.png is a colour picture (RGB)", "not RGB"]),
+        ("labels/a.png", with_200, ["a.png holds 200 (5 pixels)", "0..2, and 255 for pixels to ignore."]),
+        ("labels/a.png", counted_from_1, ["a.png holds 3 (", "use reduce_zero_label"]),
+        ("labels/a.png", smaller, ["a.jpg is 32x24, but its label", "30x24"]),
+        ("labels/a.png", jpeg, ["a.png is a JPEG file, whatever its name"]),
+        ("images/a.jpg", cmyk, ["a.jpg is CMYK"]),
+        ("labels/a.png", lambda path: path.unlink(), ["a.jpg has no label", "a.png"]),
+        ("images/a.jpg", lambda path: path.unlink(), ["a.png has no image of the stem 'a'"]),
+        ("images/a.jpg", lambda path: path.write_bytes(b""), ["a.jpg cannot be read"]),
+    ],
+)
+def test_each_fault_is_one_line_that_names_the_file(folders, name, spoil, parts):
+    spoil(folders[0].parent / name)
+    report = folder.check(*folders, 3)
+    assert len(report.problems) == 1 and "\n" not in report.problems[0]
+    assert all(part in report.problems[0] for part in parts), report.problems
+
+
+def test_values_above_the_classes_explain_the_zero_rule(folders):
+    with_200(folders[1] / "a.png")
+    (line,) = folder.check(*folders, 3, reduce_zero_label=True).problems
+    assert "0..3, and 255" in line and "every other label is lowered by one" in line
+
+
+def test_a_folder_without_files_or_with_one_stem_twice_is_refused(folders, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty holds no"):
+        folder.check(folders[0], tmp_path / "empty", 3)
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        folder.find_pairs(tmp_path / "none", folders[1])
+    Image.fromarray(picture(24, 32, 0)).save(folders[0] / "b.jpg")
+    with pytest.raises(ValueError, match="same stem"):
+        folder.find_pairs(*folders)
+
+
+def test_training_refuses_a_missing_partner(folders):
+    (folders[1] / "a.png").unlink()
+    with pytest.raises(ValueError, match="a.jpg has no label"):
+        folder.find_pairs(*folders)
+    with pytest.raises(ValueError, match="as many labels as images"):
+        folder.find_pairs(["a.png"], [])
+
+
+def test_turned_photos_have_the_size_that_is_seen(folders):
+    exif = Image.Exif()
+    exif[folder.ORIENTATION] = 6
+    Image.fromarray(picture(32, 24, 0)).save(folders[0] / "a.jpg", exif=exif)
+    assert folder.check(*folders, 3).problems == []
+
+
+def test_classes_are_read_where_there_are_any(folders):
+    assert folder.read_classes(*folders) is None
+    (folders[0].parent / "classes.txt").write_text("road\nsky \n\ncar\n")
+    assert folder.read_classes(*folders) == ("road", "sky", "car")
