@@ -107,3 +107,38 @@ class Recipe:
             weights = None
         jit = keras.backend.backend() == "jax"  # XLA slows atrous convolutions down on a CPU and traces every size anew
         model.compile(optimizer, loss=loss, loss_weights=weights, jit_compile=jit)
+
+    def training_data(
+        self, images, labels, batch=None, seed=0, start_step=0, *, crop=None, reduce_zero_label=None, **options
+    ):
+        """Endless batches, augmented as the row was: `keras_deeplab.data.pipeline.training_data` with its facts.
+
+        Args:
+            images, labels: folders, or lists of files in the same order.
+            batch: pictures of a step over all devices, if not the row's.
+            seed: the same one gives the same batches.
+            start_step: batches to leave out at the start, without making them.
+            crop: height, width in pixels, if not the row's.
+            reduce_zero_label: whether label 0 is ignored and classes count from 1, if not the row's.
+            options: `input_context`, `process`, `augment`, `skip_corrupt`.
+
+        Returns:
+            `tf.data.Dataset` of images (N, height, width, 3) float32 and labels (N, height, width) uint8.
+        """
+        from keras_deeplab.data import pipeline
+
+        zero = self.reduce_zero_label if reduce_zero_label is None else reduce_zero_label
+        return pipeline.training_data(
+            images,
+            labels,
+            resize_base=self.resize_base,
+            resize_ratio=self.resize_ratio,
+            crop=crop or self.crop,
+            cat_max_ratio=self.cat_max_ratio,
+            flip=self.flip,
+            reduce_zero_label=zero,
+            batch=batch or self.batch,
+            seed=seed,
+            start_step=start_step,
+            **options,
+        )

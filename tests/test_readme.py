@@ -38,8 +38,22 @@ def test_the_python_examples_run(here):
     assert Path("saved_model", "saved_model.pb").exists() and Path("street_labels.png").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*the classifiers start from random weights")
+def test_the_python_of_the_training_page_runs(here):
+    for kind, mode in (("images", "RGB"), ("labels", "L")):
+        Path(kind).mkdir()
+        for i in range(4):
+            image = Image.fromarray(picture(60, 80, seed=i))
+            (image if mode == "RGB" else image.convert("L").point(lambda v: v // 86)).save(f"{kind}/{i}.png")
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.S):
+        exec(block, names)
+    assert int(names["model"].optimizer.iterations) == 2
+
+
 def test_every_command_exists():
-    modules = set(re.findall(r"python -m ([\w.]+)", README))
+    pages = [README, *((ROOT / "docs" / page).read_text() for page in ("training.md", "datasets.md"))]
+    modules = set(re.findall(r"python -m ([\w.]+)", "".join(pages)))
     assert modules >= {"recipes.quickstart", "recipes.predict", "recipes.export", "convert"}
     for module in modules:
         path = ROOT.joinpath(*module.split("."))

@@ -72,9 +72,9 @@ def upright(image, turn):
 
 def orientation(data, is_jpeg):
     """The Exif orientation, int32 1..8; 1 where the file has none."""
-    octets = tf.cast(tf.io.decode_raw(data, tf.uint8), tf.int32)
+    octets = tf.io.decode_raw(data, tf.uint8)
     begin, end = tf.cond(is_jpeg, lambda: _exif_in_jpeg(octets), lambda: _exif_in_png(octets))
-    return tf.cond(end - begin >= 14, lambda: _orientation_in_tiff(octets[begin:end]), lambda: 1)
+    return tf.cond(end - begin >= 14, lambda: _orientation_in_tiff(tf.cast(octets[begin:end], tf.int32)), lambda: 1)
 
 
 def _number(octets, position, size, little_endian=False):

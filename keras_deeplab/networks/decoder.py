@@ -3,7 +3,7 @@
 import keras
 
 from keras_deeplab.networks.aspp import separable_conv
-from keras_deeplab.networks.layers import AtrousConv2D, ResizeLike, conv_norm_module
+from keras_deeplab.networks.layers import AtrousConv2D, ChannelDropout, ResizeLike, conv_norm_module
 
 
 def decoder(x, low_level, channels, low_level_channels, *, align_corners, folded):
@@ -30,6 +30,6 @@ def auxiliary(x, channels, *, folded):
 
 def classifier(x, num_classes, dropout, *, name):
     """Drops whole channels, then scores each pixel: (N, h, w, num_classes)."""
-    x = keras.layers.SpatialDropout2D(dropout, name=f"{name}-dropout")(x)
+    x = ChannelDropout(dropout, name=f"{name}-dropout")(x)
     initializer = keras.initializers.RandomNormal(stddev=0.01)
     return AtrousConv2D(num_classes, 1, kernel_initializer=initializer, name=f"{name}-conv_seg")(x)

@@ -16,6 +16,7 @@ __all__ = [
     "AtrousConv2D",
     "AtrousDepthwiseConv2D",
     "BatchNorm",
+    "ChannelDropout",
     "GlobalMean",
     "Normalize",
     "ResizeLike",
@@ -268,6 +269,22 @@ def over_replicas():
     if context is None or context.num_replicas_in_sync == 1:
         return None
     return lambda value: context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+
+@serializable
+class ChannelDropout(keras.layers.SpatialDropout2D):
+    """Dropout of whole channels (PyTorch's Dropout2d) that goes on where it was after saving and loading.
+
+    Keras draws a new seed for every loaded dropout layer: training would not continue as if it had not been stopped.
+    """
+
+    def save_own_variables(self, store):
+        if self.rate > 0:
+            store["seed"] = ops.convert_to_numpy(self.seed_generator.state)
+
+    def load_own_variables(self, store):
+        if self.rate > 0 and "seed" in store.keys():
+            self.seed_generator.state.assign(store["seed"])
 
 
 @serializable
