@@ -108,7 +108,8 @@ def fit_to_file(cls, row, name, checkpoint, own):
     if here != there:
         raise ValueError(f"{name} is another network than {row.name}. Expected: {here}. Received: {there}.")
     count = shapes["num_classes"]
-    meta = checkpoint.meta.get("dataset_meta") or checkpoint.meta
+    meta = checkpoint.meta.get("dataset_meta")
+    meta = meta if isinstance(meta, dict) else checkpoint.meta
     names, colours = (meta.get(key) or meta.get(key.upper()) for key in ("classes", "palette"))
     own_names = own and is_list_of(names, str, count)
     if own_names or count != row.num_classes:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from drawn import images
 from narrow import build, drawn, tensors
-from torch_files import released
+from torch_files import Call, Global, released
 
 import keras_deeplab as kd
 from keras_deeplab.zoo import fetch, table
@@ -122,6 +122,14 @@ def test_a_users_own_run_brings_its_classes(tmp_path, weights):
     model = load(weights=path)
     assert model.classes == ("crop", "weed") and model.palette == ((0, 255, 0), (255, 0, 0)) and model.row is None
     assert model(images(33, 47)).shape[-1] == 2
+
+
+def test_foreign_metadata_is_ignored(tmp_path, weights):
+    path = tmp_path / "iter_80000.pth"
+    foreign = Call(Global("mmengine.dataset", "Meta"))
+    path.write_bytes(released(weights, dataset_meta=foreign, CLASSES=foreign, PALETTE=foreign))
+    model = load(weights=path)
+    assert model.classes == ROW.classes and model.row == NAME
 
 
 def test_a_keras_file_brings_its_own_protocol_and_classes(tmp_path):
