@@ -16,7 +16,7 @@ ROWS = ["deeplabv3plus_r18-d8_512x1024_80k_cityscapes", "deeplabv3_r50-d8_769x76
 
 
 @pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", [ROWS[0], pytest.param(ROWS[1], marks=pytest.mark.slow)])
 def test_other_backends_give_the_originals_logits(name, backend, tmp_path, golden):
     script = Path(__file__).with_name("backend_logits.py")
     subprocess.run(
