@@ -63,7 +63,8 @@ def test_one_step_in_float32_gives_the_same_weights(folder):
     assert worst(two, one, ulps=1) <= 1e-4  # a norm's weight of 1.5 changes by 4e-4 and is kept to 1.2e-7
 
 
-@pytest.mark.parametrize("policy", [pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16"])
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_half_precision_trains_on_two_devices(policy, folder):
     found = train("two", folder, 3, policy)
     assert all(np.isfinite(array).all() for array in found.values())
