@@ -17,6 +17,13 @@ def parser(description):
     return arguments
 
 
+def positive(text):
+    """The type of an argument that counts something."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"a positive whole number is needed, not {text!r}")
+    return int(text)
+
+
 def load(row, weights=None, **options):
     """The model of a row, from the released file or from `weights`."""
     import keras_deeplab as kd

@@ -23,16 +23,24 @@ def main(argv):
     arguments.add_argument("--reduce-zero-label", action="store_true", help="label 0 is ignored, classes count from 1")
     arguments.add_argument("--to", metavar="DIR", required=True, help="folder for the model")
     arguments.add_argument("--init", metavar="imagenet|ROW|FILE", default="imagenet", help="where the weights start")
-    arguments.add_argument("--num-classes", metavar="N", type=int, help="classes of your own labels, if not the row's")
-    arguments.add_argument("--steps", metavar="N", type=int, help="length of the schedule, if not the row's")
     arguments.add_argument(
-        "--batch", metavar="N", type=int, help="pictures of a step over all devices, if not the row's"
+        "--num-classes", metavar="N", type=command.positive, help="classes of your own labels, if not the row's"
+    )
+    arguments.add_argument(
+        "--steps", metavar="N", type=command.positive, help="length of the schedule, if not the row's"
+    )
+    arguments.add_argument(
+        "--batch", metavar="N", type=command.positive, help="pictures of a step over all devices, if not the row's"
     )
     arguments.add_argument("--learning-rate", metavar="X", type=float, help="of the first step, if not the row's")
     arguments.add_argument("--precision", metavar="P", help="float32, mixed_bfloat16 or mixed_float16")
-    arguments.add_argument("--crop", metavar=("H", "W"), type=int, nargs=2, help="pixels, if not the row's")
+    arguments.add_argument(
+        "--crop", metavar=("H", "W"), type=command.positive, nargs=2, help="pixels, if not the row's"
+    )
     arguments.add_argument("--seed", type=int, default=0, help="of every random number: data, new weights, dropout")
-    arguments.add_argument("--save-every", metavar="N", type=int, default=1000, help="steps between two checkpoints")
+    arguments.add_argument(
+        "--save-every", metavar="N", type=command.positive, default=1000, help="steps between two checkpoints"
+    )
     options = arguments.parse_args(argv)
 
     import keras

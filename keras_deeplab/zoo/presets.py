@@ -74,6 +74,8 @@ def build(cls, config, num_classes, output_stride, options):
     """The network of `config`, at another class count or output stride if those are not None."""
     if num_classes is not None and num_classes != config["num_classes"]:
         config = {**config, "num_classes": num_classes, "classes": None, "palette": None, "row": None}
+    if output_stride not in (None, 8, 16, 32):
+        raise ValueError(f"output_stride is 8, 16 or 32. Received: {output_stride!r}.")
     if output_stride is not None and output_stride != config["output_stride"]:
         config = {**config, **at_output_stride(config, output_stride)}
     return cls(**{**config, **options})

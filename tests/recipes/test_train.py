@@ -95,6 +95,13 @@ def test_mistakes_are_one_line(here, uninterrupted, more, message):
     assert done.returncode == 1 and message in done.stderr.strip().splitlines()[-1], done.stderr[-2000:]
 
 
+@pytest.mark.parametrize("option", ["--steps", "--batch", "--save-every", "--num-classes"])
+def test_counts_are_positive(here, option, capsys):
+    with pytest.raises(SystemExit):
+        train.main(arguments(here, here / "none", option, "0"))
+    assert f"{option}: a positive whole number is needed, not '0'" in capsys.readouterr().err
+
+
 def test_several_machines_on_tensorflow_are_refused(here, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", "{}")
     with pytest.raises(ValueError, match="JAX backend with keras.distribution"):

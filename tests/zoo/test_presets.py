@@ -104,6 +104,12 @@ def test_a_coarser_output_stride_divides_the_rates(cached, output_stride, rates)
     assert model(images(64, 96)).shape == (1, 64, 96, 19)
 
 
+@pytest.mark.parametrize("output_stride", [0, 12, "16"])
+def test_other_output_strides_are_refused(cached, output_stride):
+    with pytest.raises(ValueError, match=f"output_stride is 8, 16 or 32. Received: {output_stride!r}"):
+        load(output_stride=output_stride)
+
+
 def test_without_weights_the_network_is_random_and_needs_no_file(cache):
     model = load(load_weights=False, num_classes=4)
     assert model.num_classes == 4 and not list(cache.iterdir())
