@@ -1,5 +1,6 @@
 """DeepLabV3 and DeepLabV3+ for Keras 3: the models that OpenMMLab released, provably the same."""
 
+from keras_deeplab.data.pairs import open_prepared
 from keras_deeplab.inference.drawing import overlay, palette_image
 from keras_deeplab.inference.evaluate import evaluate
 from keras_deeplab.inference.segment import segment
@@ -21,6 +22,7 @@ __all__ = [
     "fold_norms",
     "load_backbone",
     "load_checkpoint",
+    "open_prepared",
     "overlay",
     "palette_image",
     "segment",

@@ -17,6 +17,46 @@ def parser(description):
     return arguments
 
 
+def add_data(arguments):
+    """Adds the options that name labelled pictures; `open_data` reads them."""
+    arguments.add_argument("--data", metavar="DIR", help="what recipes.prepare wrote")
+    arguments.add_argument("--images", metavar="DIR", help="pictures, in place of --data")
+    arguments.add_argument("--labels", metavar="DIR", help="PNG label maps of the same stems; 255 is ignored")
+    arguments.add_argument("--reduce-zero-label", action="store_true", help="label 0 is ignored, classes count from 1")
+
+
+def open_data(options, split, num_classes):
+    """The labelled pictures that the options of `add_data` name.
+
+    Args:
+        options: the parsed arguments.
+        split: "train" or "val", of `--data`.
+        num_classes: classes of the model.
+
+    Returns:
+        `FilePairs` or `PreparedPairs` of `keras_deeplab.data.pairs`.
+
+    Raises:
+        ValueError: unless it is either --data or both folders, or if the data set has other classes.
+    """
+    from keras_deeplab.data import pairs
+    from keras_deeplab.data.catalog import DATASETS
+
+    if bool(options.data) == bool(options.images) or bool(options.images) != bool(options.labels):
+        raise ValueError("Name the pictures by --data DIR (see recipes.prepare), or by --images DIR --labels DIR.")
+    if not options.data:
+        return pairs.find_pairs(options.images, options.labels)
+    if options.reduce_zero_label:
+        raise ValueError("--reduce-zero-label is for folders: prepared labels count from 0.")
+    found = pairs.open_prepared(options.data, split)
+    if DATASETS[found.dataset].num_classes != num_classes:
+        raise ValueError(
+            f"{options.data} holds {found.dataset}, {DATASETS[found.dataset].num_classes} classes. "
+            f"The model has {num_classes}."
+        )
+    return found
+
+
 def positive(text):
     """The type of an argument that counts something."""
     if not text.isdecimal() or int(text) == 0:

@@ -109,12 +109,12 @@ class Recipe:
         model.compile(optimizer, loss=loss, loss_weights=weights, jit_compile=jit)
 
     def training_data(
-        self, images, labels, batch=None, seed=0, start_step=0, *, crop=None, reduce_zero_label=None, **options
+        self, images, labels=None, batch=None, seed=0, start_step=0, *, crop=None, reduce_zero_label=None, **options
     ):
         """Endless batches, augmented as the row was: `keras_deeplab.data.pipeline.training_data` with its facts.
 
         Args:
-            images, labels: folders, or lists of files in the same order.
+            images, labels: folders, or lists of files in the same order; or what `open_prepared` gives as `images`.
             batch: pictures of a step over all devices, if not the row's.
             seed: the same one gives the same batches.
             start_step: batches to leave out at the start, without making them.
@@ -126,17 +126,19 @@ class Recipe:
             `tf.data.Dataset` of images (N, height, width, 3) float32 and labels (N, height, width) uint8.
         """
         from keras_deeplab.data import pipeline
+        from keras_deeplab.data.pairs import find_pairs
 
-        zero = self.reduce_zero_label if reduce_zero_label is None else reduce_zero_label
+        pairs = find_pairs(images, labels)
+        if reduce_zero_label is None:
+            reduce_zero_label = self.reduce_zero_label and not pairs.train_ids
         return pipeline.training_data(
-            images,
-            labels,
+            pairs,
             resize_base=self.resize_base,
             resize_ratio=self.resize_ratio,
             crop=crop or self.crop,
             cat_max_ratio=self.cat_max_ratio,
             flip=self.flip,
-            reduce_zero_label=zero,
+            reduce_zero_label=reduce_zero_label,
             batch=batch or self.batch,
             seed=seed,
             start_step=start_step,

@@ -18,33 +18,6 @@ ORIENTATION = 0x0112  # the Exif tag; from 5 on, height and width change places
 IGNORED = 255
 
 
-def find_pairs(images, labels):
-    """The files of two folders that belong together, by their stems.
-
-    Args:
-        images, labels: folders, or lists of files in the same order, which are returned as they are.
-
-    Returns:
-        Two lists of `Path`.
-
-    Raises:
-        ValueError: where a file has no partner, or there are none at all.
-        FileNotFoundError: where there is no such folder.
-    """
-    if not isinstance(images, (str, os.PathLike)):
-        images, labels = [Path(path) for path in images], [Path(path) for path in labels]
-        if len(images) != len(labels) or not images:
-            raise ValueError(
-                "Training needs files, and as many labels as images. "
-                f"Received: {len(images)} images, {len(labels)} labels."
-            )
-        return images, labels
-    pairs, missing = match(images, labels)
-    if missing:
-        raise ValueError(missing[0] if len(missing) == 1 else f"{missing[0]} And {len(missing) - 1} more such files.")
-    return [image for image, _ in pairs], [label for _, label in pairs]
-
-
 def match(images, labels):
     """[(image, label)] sorted by stem, and a line for each file without a partner."""
     images, labels = Path(images), Path(labels)

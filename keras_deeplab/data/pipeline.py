@@ -10,7 +10,7 @@ import zlib
 import tensorflow as tf
 
 from keras_deeplab.data import transforms
-from keras_deeplab.data.folder import find_pairs
+from keras_deeplab.data.pairs import find_pairs
 from keras_deeplab.inference.decode import PNG, decode_image
 
 EXIF_ENDS = 1 << 14  # bytes at either end of a PNG where its eXIf chunk is looked for
@@ -20,7 +20,7 @@ BYTES = [bytes([i]) for i in range(256)]
 
 def training_data(
     images,
-    labels,
+    labels=None,
     *,
     resize_base,
     resize_ratio,
@@ -40,13 +40,14 @@ def training_data(
 
     Args:
         images, labels: two folders (files of the same stem belong together), or two lists of files in the same order.
-            Images are JPEG, PNG or TIFF, labels PNG, grey or palette, whose values are the classes and 255.
+            Images are JPEG, PNG or TIFF, labels PNG, grey or palette, whose values are the classes and 255. Or what
+            `open_prepared` gives, in place of images.
         resize_base: the two sides in pixels of the box that pictures are fitted into at a ratio of 1.
         resize_ratio: (lowest, highest) ratio.
         crop: (height, width) in pixels.
         cat_max_ratio: share of the labelled pixels from which on a class makes the crop be drawn again; 1 for never.
         flip: probability of mirroring.
-        reduce_zero_label: whether labels count from 1, with 0 for "no class".
+        reduce_zero_label: whether labels count from 1, with 0 for "no class". Prepared ones never do.
         batch: global batch size: of all replicas and processes together.
         seed: integer. The same seed gives the same batches.
         start_step: batches to leave out at the start. They are not made.
@@ -68,14 +69,15 @@ def training_data(
         tf.errors.InvalidArgumentError: in use, naming the file, where one is damaged, image and label differ in size, or
             a label is RGB or has 16 bits.
     """
-    images, labels = find_pairs(images, labels)
+    pairs = find_pairs(images, labels)
+    _require_rule(pairs, reduce_zero_label)
     crop = tuple(crop)
     first, local, size = _share(batch, input_context, process)
     skipped = [] if skip_corrupt else None
 
     @tf.autograph.experimental.do_not_convert
     def example(index, file):
-        image, label = _read_or_next(file, images, labels, skipped)
+        image, label = _read_or_next(file, pairs, skipped)
         draws = transforms.draw(tf.stack([seed, index]), resize_ratio=resize_ratio, flip=flip)
         return transforms.augment_to_bytes(
             image,
@@ -88,7 +90,7 @@ def training_data(
         )
 
     seed = tf.constant(seed, tf.int64)
-    data = _order(len(images), seed, start_step * batch)
+    data = _order(len(pairs), seed, start_step * batch)
     if local < batch:
         data = data.filter(lambda index, file: (index % batch >= first) & (index % batch < first + local))
     data = data.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -102,7 +104,7 @@ def training_data(
     return data
 
 
-def evaluation_data(images, labels, *, reduce_zero_label):
+def evaluation_data(images, labels=None, *, reduce_zero_label):
     """Every picture once, in order, as it is; resizing is the model's protocol's task.
 
     Args:
@@ -111,15 +113,21 @@ def evaluation_data(images, labels, *, reduce_zero_label):
     Returns:
         `tf.data.Dataset` of image (H, W, 3) uint8 and label (H, W) uint8 at the label file's own size.
     """
-    images, labels = find_pairs(images, labels)
+    pairs = find_pairs(images, labels)
+    _require_rule(pairs, reduce_zero_label)
 
     @tf.autograph.experimental.do_not_convert
-    def example(*paths):
-        image, label = _read(*paths)
+    def example(number):
+        image, label = _read(*pairs.tensors(number))
         return image, transforms.reduce_zero_label(label) if reduce_zero_label else label
 
-    data = tf.data.Dataset.from_tensor_slices(([str(path) for path in images], [str(path) for path in labels]))
+    data = tf.data.Dataset.range(len(pairs))
     return _unsharded(data.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2))
+
+
+def _require_rule(pairs, reduce_zero_label):
+    if reduce_zero_label and pairs.train_ids:
+        raise ValueError("Prepared labels count from 0. Received: reduce_zero_label=True; leave it out.")
 
 
 def _unsharded(data):
@@ -159,20 +167,18 @@ def _order(count, seed, start):
     return tf.data.Dataset.range(start // count, tf.int64.max).flat_map(epoch).skip(start % count)
 
 
-def _read_or_next(file, images, labels, skipped):
+def _read_or_next(file, pairs, skipped):
     """Image and label number `file`; if they are damaged and `skipped` is a list, the next that are not."""
-    count = len(images)
-    images, labels = (tf.constant([str(path) for path in paths]) for paths in (images, labels))
+    count = len(pairs)
     if skipped is None:
-        return _read(images[file], labels[file])
+        return _read(*pairs.tensors(file))
 
     def note(path):
         skipped.append(path.decode())
         print(f"skipped {path.decode()}: it cannot be decoded", flush=True)
 
     def attempt(image, label, tried):
-        number = (file + tried) % count
-        image, label, damaged = _try(images[number], labels[number])
+        image, label, damaged = _try(*pairs.tensors((file + tried) % count))
         tf.cond(damaged == "", tf.no_op, lambda: tf.group(tf.numpy_function(note, [damaged], [])))
         return image, label, tried + 1
 
@@ -190,8 +196,8 @@ def _nothing():
     return tf.zeros([0, 0, 3], tf.uint8), tf.zeros([0, 0], tf.uint8)
 
 
-def _read(image_path, label_path):
-    image, label, damaged = _try(image_path, label_path)
+def _read(*pair):
+    image, label, damaged = _try(*pair)
     text = tf.strings.join([damaged, " is damaged: it cannot be decoded. recipes.check lists all such files."])
     return _unless(damaged != "", text, image, label)
 
@@ -202,9 +208,8 @@ def _unless(wrong, text, *values):
         return tuple(tf.identity(value) for value in values)
 
 
-def _try(image_path, label_path):
+def _try(image_bytes, label_bytes, image_path, label_path):
     """Image, label and the path of the one that is damaged, or ""; in that case both are empty."""
-    image_bytes, label_bytes = tf.io.read_file(image_path), tf.io.read_file(label_path)
     label_bytes = _checked_label(label_bytes, label_path)
     nothing = _nothing()
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from PIL import Image
 
-from keras_deeplab.data.folder import find_pairs
+from keras_deeplab.data.pairs import find_pairs
 from keras_deeplab.inference.segment import segment
 
 IGNORE = 255
@@ -32,7 +32,8 @@ def evaluate(model, images, labels, *, multi_scale_flip=False, resize=None, redu
     Raises:
         ValueError: for a label map of another size than its picture, or with values that are no class.
     """
-    images, labels = find_pairs(images, labels)
+    pairs = find_pairs(images, labels)
+    images, labels = pairs.images, pairs.labels
     counts = np.zeros((model.num_classes, model.num_classes), np.int64)
     bar = keras.utils.Progbar(len(images), unit_name="picture", verbose=int(progress))
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):

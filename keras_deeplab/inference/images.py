@@ -1,5 +1,6 @@
-"""What people have, a path, a PIL image or an array, to an upright RGB picture (H, W, 3) uint8; or a clear error."""
+"""What people have, a path, bytes, a PIL image or an array, to an upright RGB picture (H, W, 3) uint8; or a clear error."""
 
+import io
 import os
 from pathlib import Path
 
@@ -16,9 +17,9 @@ def read_image(source):
     """An upright RGB picture.
 
     Args:
-        source: path of a picture file, PIL image, or array (H, W, 3) or (H, W) of 0..255, uint8 or integral floats.
-            Grey, palette, 16-bit and transparent pictures become 8-bit RGB as OpenCV reads them; Exif orientation is
-            honoured.
+        source: path of a picture file, the bytes of one, a PIL image, or an array (H, W, 3) or (H, W) of 0..255, uint8
+            or integral floats. Grey, palette, 16-bit and transparent pictures become 8-bit RGB as OpenCV reads them;
+            Exif orientation is honoured.
 
     Returns:
         uint8 array (H, W, 3).
@@ -28,26 +29,29 @@ def read_image(source):
         FileNotFoundError: if there is no such file.
     """
     if isinstance(source, (str, os.PathLike)):
-        return _read_file(Path(source))
+        path = Path(source)
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no picture {str(path)!r}.")
+        return _read_bytes(path.read_bytes(), path.name)
+    if isinstance(source, bytes):
+        return _read_bytes(source, "The picture")
     if isinstance(source, Image.Image):
         return _from_pil(source, "The picture")
     return _from_array(source)
 
 
-def _read_file(path):
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no picture {str(path)!r}.")
+def _read_bytes(data, name):
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(data)) as image:
             if image.format in ("JPEG", "MPO", "PNG"):
-                _refuse_cmyk(image, path.name)
-                return _decode(path.read_bytes()).numpy()  # the SavedModel's own decoder
-            return _from_pil(image, path.name)
+                _refuse_cmyk(image, name)
+                return _decode(data).numpy()  # the SavedModel's own decoder
+            return _from_pil(image, name)
     except tf.errors.InvalidArgumentError as error:
-        raise ValueError(f"{path.name} is damaged: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{name} is damaged: {str(error).splitlines()[0]}") from error
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(
-            f"{path.name} cannot be read as a picture: {error}. JPEG, PNG and what Pillow reads are."
+            f"{name} cannot be read as a picture: {error}. JPEG, PNG and what Pillow reads are."
         ) from error
 
 

@@ -13,6 +13,8 @@ from data import miniatures
 from PIL import Image
 
 from keras_deeplab.data.catalog import DATASETS, POTSDAM_TILES, VAIHINGEN_TILES
+from keras_deeplab.data.pairs import find_pairs, open_prepared
+from keras_deeplab.data.pipeline import evaluation_data, training_data
 
 builders = pytest.importorskip("keras_deeplab.data.builders", reason="needs the extra: datasets", exc_type=ImportError)
 pytest.importorskip("scipy", reason="needs the extra: datasets")
@@ -53,10 +55,9 @@ def decoded(data):
 
 
 def read(folder, split):
-    prepared = builders.read_prepared(folder, split)
-    found = {example["name"].decode(): example for example in prepared.dataset.as_numpy_iterator()}
-    assert len(found) == prepared.count
-    return found
+    pairs = open_prepared(folder, split)
+    found = (pairs.example(number) for number in range(len(pairs)))
+    return {name.decode(): {"image": image, "label": label} for image, label, name in found}
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +129,8 @@ def test_isaid_patches_overlap_and_padding_is_ignored(prepared):
     folder, facts, _ = prepared("isaid")
     size, step = miniatures.ISAID_PATCH, miniatures.ISAID_PATCH - miniatures.ISAID_OVERLAP
     covered = {}
-    for example in read(folder, "train").values():
-        name, *place = example["name"].decode().split("_")
+    for found, example in read(folder, "train").items():
+        name, *place = found.split("_")
         top, bottom, left, right = map(int, place)
         image, colours = facts["train"][name]
         if size in colours.shape[:2]:  # the original's odd case, covered by the golden arrays
@@ -189,22 +190,21 @@ def test_the_catalogues_ids_are_the_rule_for_every_value(name):
 def test_a_prepared_data_set_knows_its_name_count_and_splits(prepared):
     folder, facts, _ = prepared("ade20k")
     for place in (folder, folder / "ade20k", folder / "ade20k" / "1.0.0"):
-        dataset, count, name = builders.read_prepared(place, "train")
-        assert (count, name) == (len(facts["train"]), "ade20k")
-        assert set(dataset.element_spec) == {"image", "label", "name"}
-        assert all(spec.shape == () and spec.dtype == "string" for spec in dataset.element_spec.values())
-    assert builders.read_prepared(folder, "train[:50%]").count == 1
+        pairs = open_prepared(place, "train")
+        assert (len(pairs), pairs.dataset) == (len(facts["train"]), "ade20k")
+        assert sorted(pairs.stems) == sorted(facts["train"]) and pairs.images[0] == f"ade20k train {pairs.stems[0]}"
+    assert list(open_prepared(folder, "train[50%:]").stems) == [pairs.stems[1]]
     with pytest.raises(ValueError, match="has the splits train, val. Received: 'test'"):
-        builders.read_prepared(folder, "test")
+        open_prepared(folder, "test")
 
 
 def test_what_is_no_prepared_data_set_says_how_to_make_one(prepared, tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no prepared data set in .*recipes.prepare"):
-        builders.read_prepared(tmp_path, "train")
+        open_prepared(tmp_path, "train")
     for name in ("ade20k", "loveda"):
         shutil.copytree(prepared(name)[0] / name, tmp_path / name)
     with pytest.raises(ValueError, match="several data sets: .*ade20k.*loveda.*Name one"):
-        builders.read_prepared(tmp_path, "train")
+        open_prepared(tmp_path, "train")
 
 
 def test_tfds_decodes_pictures_and_labels(prepared):
@@ -213,6 +213,37 @@ def test_tfds_decodes_pictures_and_labels(prepared):
     image, raw = facts["val"][example["name"].decode()]
     assert np.array_equal(example["image"], decoded(image))
     assert np.array_equal(example["label"][..., 0], RULES["loveda"](raw.astype(int)))
+
+
+def test_batches_come_from_a_prepared_data_set_as_from_folders(prepared, tmp_path):
+    pairs = open_prepared(prepared("loveda")[0], "train")
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+    for number, stem in enumerate(pairs.stems):  # numbered: a folder's order is that of its stems
+        for kind, data in zip(("images", "labels"), pairs.read(number), strict=True):
+            (tmp_path / kind / f"{number}_{stem}.png").write_bytes(data)
+    folders = find_pairs(tmp_path / "images", tmp_path / "labels")
+    options = dict(resize_base=(64, 48), resize_ratio=(0.5, 2.0), crop=(32, 40), cat_max_ratio=0.75, flip=0.5)
+    options |= dict(batch=3, seed=1, reduce_zero_label=False)
+    one, other = ([*training_data(source, start_step=2, **options).take(3)] for source in (pairs, folders))
+    assert all(np.array_equal(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True))
+    one, other = ([*evaluation_data(source, reduce_zero_label=False)] for source in (pairs, folders))
+    assert all(np.array_equal(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True))
+    with pytest.raises(ValueError, match="Prepared labels count from 0"):
+        evaluation_data(pairs, reduce_zero_label=True)
+
+
+def test_a_prepared_file_that_was_cut_short_is_named(prepared, tmp_path):
+    shutil.copytree(prepared("loveda")[0], tmp_path / "to")
+    (path,) = (tmp_path / "to").rglob("*-train.tfrecord*")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-200])  # within the last record
+    pairs = open_prepared(tmp_path / "to", "train")
+    with pytest.raises(ValueError, match="tfrecord.* is damaged at byte .* Prepare loveda again"):
+        pairs.read(len(pairs) - 1)
+    path.write_bytes(whole[:100])
+    with pytest.raises(ValueError, match="tfrecord.* holds 4 examples when it is whole. Found: 1"):
+        open_prepared(tmp_path / "to", "train")
 
 
 def test_the_package_imports_without_tensorflow_datasets():
@@ -235,11 +266,29 @@ def test_archives_and_unpacked_folders_give_the_same(prepared, tmp_path):
         assert set(one) == set(facts[split]) and one == other
 
 
+def test_a_compressed_tar_gives_the_same(prepared, tmp_path):
+    source = tmp_path / "from"
+    miniatures.draw("voc12aug", source)
+    packed = shutil.make_archive(source / "benchmark", "gztar", source, "benchmark_RELEASE")
+    Path(packed).rename(source / "benchmark.tgz")
+    shutil.rmtree(source / "benchmark_RELEASE")
+    builders.prepare("voc12aug", source, tmp_path / "to", processes=1)
+    assert not list(tmp_path.glob("to/*.unfinished"))
+    for split in ("train", "val"):
+        assert read(tmp_path / "to", split) == read(prepared("voc12aug")[0], split)
+
+
+def test_a_damaged_compressed_tar_is_named(tmp_path):
+    (tmp_path / "benchmark.tgz").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match="benchmark.tgz is no whole archive.*Download it again"):
+        builders.find("voc12aug")(data_dir=str(tmp_path / "to")).survey(tmp_path)
+
+
 def test_what_cannot_be_read_in_its_archive_is_to_be_unpacked(tmp_path):
-    (tmp_path / "benchmark.tgz").touch()
+    (tmp_path / "benchmark.rar").touch()
     miniatures.draw("voc12aug", tmp_path)
     shutil.rmtree(tmp_path / "benchmark_RELEASE")
-    with pytest.raises(FileNotFoundError, match="dataset/train.txt is not below .*Unpack benchmark.tgz first"):
+    with pytest.raises(FileNotFoundError, match="dataset/train.txt is not below .*Unpack benchmark.rar first"):
         builders.find("voc12aug")(data_dir=str(tmp_path / "to")).survey(tmp_path)
 
 

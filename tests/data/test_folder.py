@@ -6,6 +6,7 @@ from drawn import picture
 from PIL import Image
 
 from keras_deeplab.data import folder
+from keras_deeplab.data.pairs import find_pairs
 
 
 def label_map(height=24, width=32, classes=3):
@@ -29,10 +30,11 @@ def folders(tmp_path):
 
 
 def test_pairs_have_the_same_stems(folders):
-    images, labels = folder.find_pairs(*folders)
-    assert [path.name for path in images] == ["a.jpg", "b.png", "c.tif"]
-    assert [path.name for path in labels] == ["a.png", "b.png", "c.png"]
-    assert folder.find_pairs(images, labels) == (images, labels)
+    pairs = find_pairs(*folders)
+    assert [path.name for path in pairs.images] == ["a.jpg", "b.png", "c.tif"]
+    assert [path.name for path in pairs.labels] == ["a.png", "b.png", "c.png"]
+    assert find_pairs(pairs.images, pairs.labels).images == pairs.images
+    assert pairs.read(1) == ((folders[0] / "b.png").read_bytes(), (folders[1] / "b.png").read_bytes())
 
 
 def test_sound_folders_give_a_histogram(folders):
@@ -124,18 +126,20 @@ def test_a_folder_without_files_or_with_one_stem_twice_is_refused(folders, tmp_p
     with pytest.raises(ValueError, match="empty holds no"):
         folder.check(folders[0], tmp_path / "empty", 3)
     with pytest.raises(FileNotFoundError, match="no folder"):
-        folder.find_pairs(tmp_path / "none", folders[1])
+        find_pairs(tmp_path / "none", folders[1])
     Image.fromarray(picture(24, 32, 0)).save(folders[0] / "b.jpg")
     with pytest.raises(ValueError, match="same stem"):
-        folder.find_pairs(*folders)
+        find_pairs(*folders)
 
 
 def test_training_refuses_a_missing_partner(folders):
     (folders[1] / "a.png").unlink()
     with pytest.raises(ValueError, match="a.jpg has no label"):
-        folder.find_pairs(*folders)
+        find_pairs(*folders)
     with pytest.raises(ValueError, match="as many labels as images"):
-        folder.find_pairs(["a.png"], [])
+        find_pairs(["a.png"], [])
+    with pytest.raises(ValueError, match="Labels are needed"):
+        find_pairs(folders[0])
 
 
 def test_turned_photos_have_the_size_that_is_seen(folders):

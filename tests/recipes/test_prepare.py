@@ -15,7 +15,7 @@ pytest.importorskip("scipy", reason="needs the extra: datasets")
 
 
 def test_it_writes_a_data_set_and_says_what_is_short(tmp_path, capsys):
-    from keras_deeplab.data.builders import read_prepared
+    from keras_deeplab.data.pairs import open_prepared
 
     miniatures.draw("loveda", tmp_path / "from")
     arguments = ["loveda", "--from", str(tmp_path / "from"), "--to", str(tmp_path / "to"), "--processes", "1"]
@@ -25,7 +25,8 @@ def test_it_writes_a_data_set_and_says_what_is_short(tmp_path, capsys):
     assert "warning: train has 2 pictures of urban and not the official 1156: 1154 are missing." in said.err
     last = said.out.splitlines()[-2:]
     assert last[0].split()[:3] == ["train", "4", "2522"] and last[1].split()[:3] == ["val", "4", "1669"]
-    assert read_prepared(tmp_path / "to", "val")[1:] == (4, "loveda")
+    pairs = open_prepared(tmp_path / "to", "val")
+    assert (len(pairs), pairs.dataset) == (4, "loveda")
     prepare.main(arguments)
     said = capsys.readouterr()
     assert "is there already" in said.out and "train  4" in said.out and not said.err

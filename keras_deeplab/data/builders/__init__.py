@@ -1,18 +1,15 @@
-"""Official downloads in, prepared data sets out, and prepared data sets in, encoded examples out.
+"""Official downloads in, prepared data sets out: a TFDS builder for each.
 
 This package alone imports TensorFlow Datasets: `pip install -e ".[datasets]"`.
 """
 
 import difflib
 from pathlib import Path
-from typing import NamedTuple
 
 try:
     import tensorflow_datasets as tfds
 except ImportError as error:
     raise ImportError('Prepared data sets take TensorFlow Datasets: pip install -e ".[datasets]"') from error
-
-import tensorflow as tf
 
 from keras_deeplab.data.builders.ade20k import Ade20k
 from keras_deeplab.data.builders.cityscapes import Cityscapes
@@ -74,43 +71,17 @@ def prepare(name, source, to, *, processes=None, **options):
     return builder
 
 
-class Prepared(NamedTuple):
-    """A split of a prepared data set.
-
-    Attributes:
-        dataset: `tf.data.Dataset` of `{"image": encoded bytes, "label": encoded PNG of train ids, "name": string}`.
-        count: number of examples.
-        name: of the data set in the catalogue.
-    """
-
-    dataset: tf.data.Dataset
-    count: int
-    name: str
-
-
-def read_prepared(folder, split, *, shuffle_files=False, read_config=None):
-    """Opens what `prepare` wrote; the downloads are no longer needed.
+def open_builder(folder):
+    """The TFDS builder of what `prepare` wrote.
 
     Args:
         folder: the `to` of `prepare`, or the folder of a data set in it.
-        split: `"train"` or `"val"`, or TFDS's slices of it, such as `"train[:10%]"`.
-        shuffle_files, read_config: as of `tfds.core.DatasetBuilder.as_dataset`; `read_config` holds seeds and the
-            `input_context` that shards.
-
-    Returns:
-        A `Prepared`: dataset, count, name.
 
     Raises:
         FileNotFoundError: if there is no prepared data set.
-        ValueError: if there are several, or no such split.
+        ValueError: if there are several.
     """
-    builder = tfds.builder_from_directory(str(_prepared_folder(Path(folder))))
-    name = split.partition("[")[0]
-    if name not in builder.info.splits:
-        raise ValueError(f"{folder} has the splits {', '.join(builder.info.splits)}. Received: {split!r}.")
-    skip = {"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
-    dataset = builder.as_dataset(split=split, decoders=skip, shuffle_files=shuffle_files, read_config=read_config)
-    return Prepared(dataset, builder.info.splits[split].num_examples, builder.name)
+    return tfds.builder_from_directory(str(_prepared_folder(Path(folder))))
 
 
 def _prepared_folder(folder):

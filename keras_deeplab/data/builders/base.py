@@ -144,7 +144,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _survey(self, folder):
         needed = f" {self.dataset.title} takes {' '.join(self.MANUAL_DOWNLOAD_INSTRUCTIONS.split())}"
         try:
-            files = Files(folder)
+            files = Files(folder, self.work / "unpacked")
             pictures = self.pictures(files)
         except FileNotFoundError as error:
             raise FileNotFoundError(str(error) + needed) from error

@@ -1,12 +1,18 @@
 """A folder of downloads in, its files out by the path that they have when unpacked: loose, or inside .zip and .tar."""
 
 import functools
+import gzip
+import hashlib
 import os
 import re
+import shutil
 import tarfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+
+COMPRESSED = (".tgz", ".tar.gz")
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,11 @@ class Files:
     Args:
         folder: where the downloads lie, as they came or unpacked, in folders of any depth. A member of an archive counts
             as if it were unpacked beside the archive; where both are there, the loose file is read.
+        scratch: folder for compressed .tar files without their compression, which cannot be read in any order.
     """
 
-    def __init__(self, folder):
-        self.folder = Path(folder)
+    def __init__(self, folder, scratch):
+        self.folder, self.scratch = Path(folder), Path(scratch)
         if not self.folder.is_dir():
             raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
         self.paths = {}  # path below the folder: Source
@@ -67,9 +74,9 @@ class Files:
             folders[:] = sorted(name for name in folders if not name.endswith(".unfinished"))  # see Builder.work
             for name in sorted(names):
                 path = Path(root, name)
-                if name.endswith((".zip", ".tar")):
+                if name.endswith((".zip", ".tar", *COMPRESSED)):
                     archives.append(path)
-                elif name.endswith((".tgz", ".tar.gz", ".tar.bz2", ".rar", ".7z")):
+                elif name.endswith((".rar", ".7z")):
                     self.packed.append(name)
                 else:
                     self._add(path.relative_to(self.folder).as_posix(), str(path), stamp=_stamp(path))
@@ -133,13 +140,29 @@ class Files:
                         if not member.is_dir():
                             self._add(above + member.filename, str(archive), member=member.filename, stamp=stamp)
             else:
-                with tarfile.open(archive, "r:") as members:
+                plain = self._plain(archive, stamp)
+                with tarfile.open(plain, "r:") as members:
                     for member in members:
                         if member.isfile():
                             name, span = member.name.removeprefix("./"), (member.offset_data, member.size)
-                            self._add(above + name, str(archive), member=name, span=span, stamp=stamp)
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+                            self._add(above + name, str(plain), member=name, span=span, stamp=stamp)
+        except (zipfile.BadZipFile, tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"{archive} is no whole archive: {error}. Download it again.") from error
+
+    def _plain(self, archive, stamp):
+        """A .tar of the archive: itself, or its copy without compression, made whole or not at all and kept."""
+        if archive.suffix == ".tar":
+            return archive
+        made_of = repr((str(archive.resolve()), stamp))
+        plain = self.scratch / f"{archive.name}-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}.tar"
+        if not plain.exists():
+            print(f"{archive.name} is compressed: unpacking it to {plain}", flush=True)
+            self.scratch.mkdir(parents=True, exist_ok=True)
+            partial = plain.with_suffix(f".{os.getpid()}")
+            with gzip.open(archive) as packed, open(partial, "wb") as file:
+                shutil.copyfileobj(packed, file, 2**20)
+            partial.replace(plain)
+        return plain
 
 
 def _stamp(path):

@@ -10,8 +10,9 @@ LISTS = "VOC2012/ImageSets/Segmentation"
 class Voc12aug(Builder, skip_registration=True):
     name = "voc12aug"
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    VOCtrainval_11-May-2012.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2012/, as it is or unpacked, and
-    benchmark.tgz from http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/, unpacked.
+    VOCtrainval_11-May-2012.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2012/ and
+    benchmark.tgz from http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/, as they are
+    or unpacked.
     """
     image = "VOC2012/JPEGImages/{name}.jpg"
     label = "VOC2012/SegmentationClass/{name}.png"
