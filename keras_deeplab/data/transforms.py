@@ -251,12 +251,20 @@ def augment_to_bytes(image, label, draws, *, resize_base, crop, cat_max_ratio, r
     return tf.ensure_shape(image, [3, *crop]), tf.stack(size), tf.ensure_shape(label, crop)
 
 
-@tf.function(jit_compile=True)
 def finish(images, sizes, crop):
     """(N, height, width, 3) float32 of (N, 3, height, width) uint8, the mean where a picture of `sizes` (N, 2) ends."""
+    return _padded(_channels_last(images), sizes, crop=crop)  # two passes, the first on bytes: half the time of one
+
+
+@tf.function(jit_compile=True)
+def _channels_last(images):
+    return tf.transpose(images, [0, 2, 3, 1])
+
+
+@tf.function(jit_compile=True)
+def _padded(images, sizes, crop):
     inside = (tf.range(crop[0]) < sizes[:, :1])[:, :, None] & (tf.range(crop[1]) < sizes[:, 1:])[:, None]
-    images = tf.cast(tf.transpose(images, [0, 2, 3, 1]), tf.float32)
-    return tf.where(inside[..., None], images, tf.constant(MEAN))
+    return tf.where(inside[..., None], tf.cast(images, tf.float32), tf.constant(MEAN))
 
 
 def _positions(box, size, crop, flip):

@@ -223,7 +223,8 @@ class BatchNorm(keras.layers.BatchNormalization):
     """Batch normalisation as PyTorch defines it: epsilon 1e-5, momentum 0.9, the running variance unbiased.
 
     Statistics are computed in float32 at least, and over the global batch: under a `tf.distribute` strategy they are
-    summed over its replicas. With `trainable=False` the running ones are used and kept.
+    summed over its replicas. With `trainable=False` the running ones are used and kept. One replica on TensorFlow trains by
+    its fused kernel, where that takes the type.
     """
 
     def __init__(self, momentum=0.9, epsilon=1e-5, **kwargs):
@@ -231,16 +232,29 @@ class BatchNorm(keras.layers.BatchNormalization):
 
     def call(self, inputs, training=None):
         dtype = at_least_float32(inputs.dtype)
+        if training and self.trainable and dtype == "float32" and _is_one_tensorflow_replica():
+            return self._fused(inputs)
         x = ops.cast(inputs, dtype)
         mean, variance = (ops.cast(v, dtype) for v in (self.moving_mean, self.moving_variance))
         if training and self.trainable:
-            batch_mean, batch_variance, count = batch_statistics(x)
-            unbiased = batch_variance * (count / ops.maximum(count - 1.0, 1.0))
-            self.moving_mean.assign(mean * self.momentum + batch_mean * (1.0 - self.momentum))
-            self.moving_variance.assign(variance * self.momentum + unbiased * (1.0 - self.momentum))
-            mean, variance = batch_mean, batch_variance
+            mean, variance, count = batch_statistics(x)
+            self._update(mean, variance * (count / ops.maximum(count - 1.0, 1.0)))
         scale = ops.cast(self.gamma, dtype) * ops.rsqrt(variance + self.epsilon)
         return ops.cast((x - mean) * scale + ops.cast(self.beta, dtype), self.compute_dtype)
+
+    def _fused(self, inputs):
+        import tensorflow as tf
+
+        scale, offset = (ops.cast(weight, "float32") for weight in (self.gamma, self.beta))
+        outputs, mean, unbiased, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs, scale=scale, offset=offset, mean=[], variance=[], epsilon=self.epsilon, is_training=True
+        )
+        self._update(mean, unbiased)
+        return ops.cast(outputs, self.compute_dtype)
+
+    def _update(self, mean, unbiased_variance):
+        for running, new in ((self.moving_mean, mean), (self.moving_variance, unbiased_variance)):
+            running.assign(ops.cast(running, new.dtype) * self.momentum + new * (1.0 - self.momentum))
 
 
 def batch_statistics(x):
@@ -257,6 +271,10 @@ def batch_statistics(x):
     count = total(count)
     mean = total(ops.sum(x, axes)) / count
     return mean, total(ops.sum(ops.square(x - mean), axes)) / count, count
+
+
+def _is_one_tensorflow_replica():
+    return keras.backend.backend() == "tensorflow" and over_replicas() is None
 
 
 def over_replicas():

@@ -181,6 +181,27 @@ def test_a_keras_layer_can_be_added(folders, whole):
     assert set(np.unique(labels)) <= {0, 1, 2, 3, 255} and not equal([(images, labels)], whole[:1])
 
 
+KERAS_CV = {
+    "RandomFlip": dict(mode="horizontal_and_vertical"),
+    "RandomRotation": dict(factor=0.1, segmentation_classes=255),
+    "RandomColorJitter": dict(
+        value_range=(0, 255), brightness_factor=0.2, contrast_factor=0.2, saturation_factor=0.2, hue_factor=0.1
+    ),
+    "GridMask": dict(ratio_factor=0.3),
+    "ChannelShuffle": dict(),
+}
+
+
+@pytest.mark.parametrize("name", KERAS_CV)
+def test_a_keras_cv_layer_can_be_added(folders, whole, name):
+    keras_cv = pytest.importorskip("keras_cv", reason="needs the extra: keras-cv")
+    layer = getattr(keras_cv.layers, name)(**KERAS_CV[name], seed=1)
+    images, labels = batches(folders, 1, augment=layer)[0]
+    assert not np.array_equal(images, whole[0][0]) and set(np.unique(labels)) <= {0, 1, 2, 3, 255}
+    if name in ("RandomColorJitter", "ChannelShuffle"):
+        assert np.array_equal(labels, whole[0][1])
+
+
 def test_any_callable_can_be_added_but_must_not_blend_labels(folders, whole):
     def darker(inputs):
         return {**inputs, "images": inputs["images"] / 2}
