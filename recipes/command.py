@@ -25,13 +25,13 @@ def add_data(arguments):
     arguments.add_argument("--reduce-zero-label", action="store_true", help="label 0 is ignored, classes count from 1")
 
 
-def open_data(options, split, num_classes):
+def open_data(options, split, num_classes=None):
     """The labelled pictures that the options of `add_data` name.
 
     Args:
         options: the parsed arguments.
         split: "train" or "val", of `--data`.
-        num_classes: classes of the model.
+        num_classes: classes of the model, if they are known by now; otherwise `require_classes` comes later.
 
     Returns:
         `FilePairs` or `PreparedPairs` of `keras_deeplab.data.pairs`.
@@ -40,7 +40,6 @@ def open_data(options, split, num_classes):
         ValueError: unless it is either --data or both folders, or if the data set has other classes.
     """
     from keras_deeplab.data import pairs
-    from keras_deeplab.data.catalog import DATASETS
 
     if bool(options.data) == bool(options.images) or bool(options.images) != bool(options.labels):
         raise ValueError("Name the pictures by --data DIR (see recipes.prepare), or by --images DIR --labels DIR.")
@@ -49,12 +48,17 @@ def open_data(options, split, num_classes):
     if options.reduce_zero_label:
         raise ValueError("--reduce-zero-label is for folders: prepared labels count from 0.")
     found = pairs.open_prepared(options.data, split)
-    if DATASETS[found.dataset].num_classes != num_classes:
-        raise ValueError(
-            f"{options.data} holds {found.dataset}, {DATASETS[found.dataset].num_classes} classes. "
-            f"The model has {num_classes}."
-        )
+    if num_classes is not None:
+        require_classes(found, num_classes)
     return found
+
+
+def require_classes(pairs, num_classes):
+    """Raises `ValueError` if a prepared data set has another number of classes."""
+    from keras_deeplab.data.catalog import DATASETS
+
+    if (name := getattr(pairs, "dataset", None)) and DATASETS[name].num_classes != num_classes:
+        raise ValueError(f"The data set {name} has {DATASETS[name].num_classes} classes, the model {num_classes}.")
 
 
 def positive(text):

@@ -1,60 +1,117 @@
 """Scores a row on labelled pictures, by its own test protocol:
 
+    python -m recipes.evaluate deeplabv3plus_r101_cityscapes --data data --report report
     python -m recipes.evaluate deeplabv3plus_r101_cityscapes --images leftImg8bit --labels trainIds
 
-prints the IoU of each class and the mean, with the published one beside it.
+prints IoU and accuracy of each class and the means, with the published mIoU beside; report/index.html shows where the model
+errs. Of pictures without labels it writes what the data set's server scores:
+
+    python -m recipes.evaluate deeplabv3plus_r101_cityscapes --images leftImg8bit/test --submission results
 """
 
 import json
+import math
 from pathlib import Path
 
-from recipes import command
+from recipes import command, report, submission
+from recipes.report import percent
 
 
 def main(argv):
     arguments = command.parser(__doc__.splitlines()[0])
-    arguments.add_argument("--images", metavar="DIR", required=True, help="pictures")
-    arguments.add_argument(
-        "--labels", metavar="DIR", required=True, help="PNG label maps of the same stems; 255 is ignored"
-    )
-    arguments.add_argument("--reduce-zero-label", action="store_true", help="label 0 is ignored, classes count from 1")
+    command.add_data(arguments)
     arguments.add_argument("--weights", metavar="F", help="a .pth or .keras in place of the released file")
-    arguments.add_argument("--multi-scale-flip", action="store_true", help="average six sizes, each plain and mirrored")
-    arguments.add_argument("--resize", metavar=("W", "H"), type=int, nargs=2, help="the box, in place of the row's")
+    arguments.add_argument(
+        "--multi-scale-flip",
+        nargs="?",
+        const="box",
+        default=False,
+        choices=("box", "picture"),
+        help="average six sizes, each plain and mirrored: of the row's box, as published, or of the picture",
+    )
+    arguments.add_argument(
+        "--resize", metavar=("W", "H"), type=command.positive, nargs=2, help="the box, in place of the row's"
+    )
+    arguments.add_argument("--resume", metavar="F", help="keep the counts there; started again, go on from them")
     arguments.add_argument("--json", metavar="F", help="write the scores there too")
+    arguments.add_argument("--report", metavar="DIR", help="write index.html there: confusion, worst and best pictures")
+    arguments.add_argument(
+        "--submission", metavar="DIR", help="of --images alone: label maps for the data set's server"
+    )
     options = arguments.parse_args(argv)
+    for place in filter(None, (options.json, options.resume)):  # better noticed now than when the work is done
+        if not Path(place).resolve().parent.is_dir():
+            raise FileNotFoundError(f"There is no folder {str(Path(place).parent)!r} to write {Path(place).name} to.")
+        if Path(place).is_dir():
+            raise IsADirectoryError(f"{place} is a folder. Name a file.")
 
-    import keras_deeplab as kd
     from keras_deeplab.zoo import table
 
-    model = command.load(options.row, options.weights)
-    found = kd.evaluate(
-        model,
-        options.images,
-        options.labels,
-        multi_scale_flip=options.multi_scale_flip,
-        resize=options.resize,
-        reduce_zero_label=options.reduce_zero_label,
-    )
-    if options.json:
-        Path(options.json).write_text(json.dumps(found, indent=1) + "\n")
     row = table.find(options.row)
-    published = row.mIoU_ms_flip if options.multi_scale_flip else row.mIoU
-    classes = [
-        (name.strip(), "-" if iou is None else f"{100 * iou:.2f}")
-        for name, iou in zip(model.classes, found["IoU"], strict=True)
-    ]
+    protocol = {"multi_scale_flip": options.multi_scale_flip, "resize": options.resize}
+    if options.submission:
+        submit(row, options, protocol)
+    else:
+        score(row, options, protocol)
+
+
+def submit(row, options, protocol):
+    others = ("data", "labels", "reduce_zero_label", "resume", "json", "report")
+    if not options.images or any(getattr(options, name) for name in others):
+        raise ValueError("A submission is of pictures alone: --images DIR --submission DIR, and no labels to score by.")
+    ids, paths = submission.label_ids(row), submission.pictures(options.images)
+    submission.write(command.load(options.row, options.weights), ids, paths, options.submission, **protocol)
+    print(f"{len(paths)} label maps in {options.submission}, for {submission.SERVERS[row.dataset]}")
+
+
+def score(row, options, protocol):
+    import keras_deeplab as kd
+
+    pairs = command.open_data(options, "val")
+    model = command.load(options.row, options.weights)
+    command.require_classes(pairs, model.num_classes)
+    rule = {"reduce_zero_label": options.reduce_zero_label}
+    if options.report:
+        Path(options.report).mkdir(parents=True, exist_ok=True)
+    found = kd.evaluate(model, pairs, resume=options.resume, **protocol, **rule)
+    if options.json:
+        Path(options.json).write_text(as_json(found))
+    command.print_table([("class", "IoU", "Acc"), *classes(model, found)])
+    print()
+    known = published(row, **protocol)
     command.print_table(
         [
-            ("class", "IoU"),
-            *classes,
-            ("mIoU", f"{found['mIoU']:.2f}"),
-            ("mIoU published for the row on its data set", "-" if published is None else f"{published:.2f}"),
-            ("mAcc", f"{found['mAcc']:.2f}"),
-            ("aAcc", f"{found['aAcc']:.2f}"),
-            ("pictures", found["images"]),
+            ("score", "found", "published for the row on its data set"),
+            ("mIoU", percent(found["mIoU"]), percent(known)),
+            *((name, percent(found[name]), "-") for name in ("mAcc", "aAcc")),
+            ("pictures", found["images"], "-"),
         ]
     )
+    if options.report:
+        place = report.write(options.report, row, model, pairs, found, known, **protocol, **rule)
+        print(f"\nwrote {place}")
+
+
+def classes(model, found):
+    """(name, IoU, accuracy) of each class."""
+    rows = zip(model.classes, found["IoU"], found["Acc"], strict=True)
+    return [(name.strip(), *(percent(value and 100 * value) for value in values)) for name, *values in rows]
+
+
+def published(row, multi_scale_flip, resize):
+    """The row's published mIoU in percent by that protocol, or None where there is none."""
+    if resize or multi_scale_flip == "picture":
+        return None
+    return row.mIoU_ms_flip if multi_scale_flip else row.mIoU
+
+
+def as_json(found):
+    """The scores as JSON, a line for each; null for what is undefined."""
+    lines = (
+        f"{json.dumps(name)}: {json.dumps(None if isinstance(value, float) and math.isnan(value) else value)}"
+        for name, value in found.items()
+    )
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 if __name__ == "__main__":

@@ -49,7 +49,9 @@ def _read_bytes(data, name):
             return _from_pil(image, name)
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(f"{name} is damaged: {str(error).splitlines()[0]}") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name} is no picture file. JPEG, PNG and what Pillow reads are.") from error
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{name} cannot be read as a picture: {error}. JPEG, PNG and what Pillow reads are."
         ) from error
