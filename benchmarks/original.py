@@ -1,0 +1,139 @@
+"""What compare.py times on mmsegmentation's side; run by it, see worker.py. Needs what tests/golden/make_networks.py needs."""
+
+import contextlib
+import sys
+import warnings
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "golden"), str(ROOT / "benchmarks")]
+warnings.filterwarnings("ignore")
+
+import make_networks as networks  # noqa: E402
+import mmseg  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from drawn import batches, images  # noqa: E402
+from make_training import sample_of  # noqa: E402
+from mmengine.config import Config  # noqa: E402
+from mmengine.optim import build_optim_wrapper  # noqa: E402
+from mmengine.registry import init_default_scope  # noqa: E402
+from mmseg.registry import MODELS  # noqa: E402
+from worker import serve  # noqa: E402
+
+init_default_scope("mmseg")
+CONFIGS = networks.configs()
+torch._inductor.config.freezing = True
+torch._dynamo.config.recompile_limit = 64  # several models run the same code
+
+
+def build(row, is_narrow, classes=None, **options):
+    if classes:
+        options["num_classes"] = classes
+    return networks.build(CONFIGS[row], full=not is_narrow, **options)
+
+
+def arithmetic(precision):
+    return torch.autocast("cpu", torch.bfloat16) if precision == "bfloat16" else contextlib.nullcontext()
+
+
+def normalised(raw):
+    return torch.from_numpy((raw.astype("float32") - networks.MEAN) / networks.STD).permute(0, 3, 1, 2).contiguous()
+
+
+def arranged(model, x, channels_last):
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return model.to(memory_format=layout), x.contiguous(memory_format=layout)
+
+
+def forward(
+    row, precision, size, batch=1, is_narrow=False, classes=None, compiled=False, channels_last=False, key=None
+):
+    """Normalised pictures in, logits at their size out."""
+    _, model = build(row, is_narrow, classes)
+    model, x = arranged(model, normalised(images(*size, batch)), channels_last)
+    metas = [dict(img_shape=tuple(size))] * batch
+
+    def run(x):
+        return model.encode_decode(x, metas)
+
+    run = torch.compile(run, dynamic=False) if compiled else run
+
+    def once():
+        with torch.no_grad(), arithmetic(precision):
+            return run(x).float().permute(0, 2, 3, 1)
+
+    return once, {}
+
+
+def product(precision, side, key=None):
+    a, b = (torch.randn(side, side).to(getattr(torch, precision)) for _ in range(2))
+    return lambda: (a @ b).float(), {"flop": 2 * side**3}
+
+
+def step(row, precision, size, batch, is_narrow=False, channels_last=False, key=None):
+    """A training step: both losses, gradients, the configuration's optimizer."""
+    cfg, model = build(row, is_narrow, dropout_ratio=0.0)
+    raw, labels = (drawn[0] for drawn in batches(1, batch, *size, cfg.model.decode_head.num_classes))
+    model, x = arranged(model.train(), normalised(raw), channels_last)
+    samples = [sample_of(label) for label in labels]
+    wrapper = dict(cfg.optim_wrapper, type="OptimWrapper")
+    wrapper.pop("loss_scale", None)
+    optimizer = build_optim_wrapper(model, Config(wrapper)._cfg_dict)
+
+    def once():
+        with arithmetic(precision):
+            losses = model.loss(x, samples)
+        loss = losses["decode.loss_ce"] + losses["aux.loss_ce"]
+        optimizer.update_params(loss)
+        return [float(loss.detach())]
+
+    return once, {}
+
+
+def segment(row, precision, picture, box, multi_scale_flip=False, is_narrow=False, classes=None, key=None):
+    """A file in, a label map out, as the original's test and test-time augmentation do it."""
+    cfg, model = build(row, is_narrow, classes)
+    for transform in cfg.test_dataloader.dataset.pipeline:
+        if transform["type"] == "Resize":
+            transform["scale"] = tuple(box)
+    pipelines = list(networks.pipelines(cfg, "box" if multi_scale_flip else None))
+
+    def once():
+        total = 0
+        with arithmetic(precision):
+            for pipeline in pipelines:
+                data = pipeline(dict(img_path=picture))
+                batch = model.data_preprocessor(dict(inputs=[data["inputs"]], data_samples=[data["data_samples"]]))
+                with torch.no_grad():
+                    found = model.predict(**batch)[0]
+                if not multi_scale_flip:
+                    return found.pred_sem_seg.data[0].numpy().astype(np.uint8)
+                total = total + found.seg_logits.data.softmax(0) / len(pipelines)
+            return total.argmax(0).numpy().astype(np.uint8)
+
+    return once, {}
+
+
+def conversion(row, precision, checkpoint, is_narrow=False, key=None):
+    """A file in, a model out, as its `init_model` does it."""
+    cfg, _ = build(row, is_narrow)
+
+    def once():
+        state = torch.load(checkpoint, map_location="cpu", weights_only=False)["state_dict"]
+        model = MODELS.build(cfg.model)
+        model.load_state_dict(state, strict=True)
+        return model.eval().decode_head.conv_seg.bias.detach().numpy()
+
+    return once, {}
+
+
+MAKERS = dict(forward=forward, product=product, step=step, segment=segment, conversion=conversion)
+
+
+def about():
+    return {"mmsegmentation": mmseg.__version__, "torch": torch.__version__}
+
+
+if __name__ == "__main__":
+    serve(MAKERS, about)

@@ -1,0 +1,95 @@
+"""What compare.py times on our side; run by it, see worker.py."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
+
+import keras  # noqa: E402
+import narrow  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from drawn import NARROW, batches, images  # noqa: E402
+from torch_files import released  # noqa: E402
+from worker import serve  # noqa: E402
+
+import keras_deeplab as kd  # noqa: E402
+import recipes  # noqa: E402
+from keras_deeplab.zoo import table  # noqa: E402
+
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+
+
+def build(row, precision, is_narrow, classes=None, **options):
+    """The network of a row with the drawn weights, those of the original's worker too."""
+    row = table.find(row)
+    widths = {"base_channels": 64, "stem_channels": 64, **row.architecture}
+    options |= {name: NARROW[name] if is_narrow else widths.get(name) for name in NARROW}
+    if classes:
+        options |= dict(num_classes=classes, classes=None, palette=None, row=None)
+    return narrow.drawn(row.name, dtype=POLICIES[precision], **options)
+
+
+def forward(row, precision, size, batch=1, is_narrow=False, classes=None, key=None):
+    """Pictures in, logits at their size out: the folded network in a graph of any size, as `segment` runs it."""
+    folded = kd.fold_norms(build(row, precision, is_narrow, classes))
+    run = tf.function(folded, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
+    x = tf.constant(images(*size, batch))
+    return lambda: run(x), {"flop": flop(folded, batch, *size)}
+
+
+def flop(model, batch, height, width):
+    """Arithmetic of a pass's convolutions, without the products with the padding around the map."""
+    layers = [layer for layer in model.layers if "Conv" in type(layer).__name__]
+    outputs = [layer.output for layer in layers]
+    shapes = keras.Model(model.input, outputs).compute_output_spec(keras.KerasTensor((batch, height, width, 3)))
+    total = 0
+    for layer, shape in zip(layers, (output.shape for output in shapes), strict=True):
+        taps = layer.kernel_size[0]
+        reach = [min(layer.dilation_rate[0], side) / side for side in shape[1:3]]
+        share = (1 - reach[0] * 2 / 3) * (1 - reach[1] * 2 / 3) if taps == 3 else 1.0
+        total += 2 * batch * shape[1] * shape[2] * layer.kernel.shape.num_elements() * share
+    return total
+
+
+def product(precision, side, key=None):
+    """A square matrix product: the fastest arithmetic there is."""
+    a, b = (tf.cast(tf.random.normal([side, side], seed=seed), precision) for seed in (0, 1))
+    return lambda: tf.matmul(a, b), {"flop": 2 * side**3}
+
+
+def step(row, precision, size, batch, is_narrow=False, key=None):
+    """A training step as `fit` does it: both losses, gradients, the row's optimizer."""
+    model = build(row, precision, is_narrow, auxiliary_head=True, dropout=0.0)
+    recipes.find(row).compile(model)
+    raw, labels = (drawn[0] for drawn in batches(1, batch, *size, model.num_classes))
+    raw = raw.astype("float32")
+    return lambda: [model.train_on_batch(raw, labels, return_dict=True)["loss"]], {}
+
+
+def segment(row, precision, picture, box, multi_scale_flip=False, is_narrow=False, classes=None, key=None):
+    """A file in, a label map out."""
+    model = build(row, precision, is_narrow, classes)
+    return lambda: kd.segment(model, picture, multi_scale_flip=multi_scale_flip, resize=box), {}
+
+
+def conversion(row, precision, checkpoint, is_narrow=False, key=None):
+    """A released file in, a model out; the file is written first."""
+    model = build(row, precision, is_narrow, auxiliary_head=True)
+    Path(checkpoint).write_bytes(released(narrow.tensors(model)))
+    load = getattr(kd, table.find(row).class_name).from_preset
+    classifier = "decode_head-conv_seg"
+    return lambda: load(row, weights=checkpoint, auxiliary_head=True).get_layer(classifier).bias.numpy(), {}
+
+
+MAKERS = dict(forward=forward, product=product, step=step, segment=segment, conversion=conversion)
+
+
+def about():
+    return {"keras_deeplab": kd.__version__, "keras": keras.__version__, "tensorflow": tf.__version__}
+
+
+if __name__ == "__main__":
+    serve(MAKERS, about)

@@ -1,0 +1,106 @@
+"""The benchmarks run: our side's jobs at their smallest, the command itself with stand-ins for both sides."""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import compare, ours, worker
+
+ROW = "deeplabv3plus_r18-d8_512x1024_80k_cityscapes"
+SMALL = ["--rows", ROW, "--narrow", "--size", "33", "41", "--turns", "2", "--points", "2"]
+PAGE = Path(compare.__file__).parents[1] / "docs" / "performance.md"
+
+
+@pytest.mark.parametrize("kind", ["forward", "step", "segment", "conversion"])
+def test_our_side_makes_and_passes(kind, tmp_path):
+    size = dict(size=(33, 41))
+    with compare.picture_file((33, 41)) as file:
+        options = {
+            "forward": size,
+            "step": dict(batch=2, **size),
+            "segment": dict(multi_scale_flip=False, classes=5, **file),
+            "conversion": dict(checkpoint=str(tmp_path / "checkpoint.pth")),
+        }[kind]
+        things = {}
+        question = dict(make=kind, key="a", row=ROW, precision="float32", is_narrow=True, **options)
+        made = worker.answer(question, things, ours.MAKERS, ours.about)
+        assert np.all(np.isfinite(made["result"])) and np.ptp(made["result"]) > 0 or kind == "step"
+        assert worker.answer({"run": "a"}, things, ours.MAKERS, ours.about)["seconds"] > 0
+
+
+def test_arithmetic_is_that_of_the_taps_that_reach_the_map():
+    import keras
+
+    images = keras.Input((None, None, 3))
+    model = keras.Model(images, keras.layers.Conv2D(5, 3, dilation_rate=8, padding="same")(images))
+    x = np.arange(12)
+    reached = sum(np.sum((x + d >= 0) & (x + d < 12)) for d in (-8, 0, 8))  # along one axis
+    assert ours.flop(model, 2, 12, 12) == pytest.approx(2 * 2 * 3 * 5 * reached**2)
+
+
+class StandIn:
+    """A side that passes in no time."""
+
+    def __init__(self, value):
+        maker = lambda **options: (lambda: [value], {"flop": 1.0})  # noqa: E731
+        self.makers = dict.fromkeys(ours.MAKERS, maker)
+        self.things = {}
+
+    def ask(self, **question):
+        return worker.answer(json.loads(json.dumps(question)), self.things, self.makers, lambda: {"software": "1"})
+
+
+def run(monkeypatch, arguments, theirs=1.0):
+    @contextlib.contextmanager
+    def sides(options):
+        yield StandIn(1.0), StandIn(theirs) if options.original else None
+
+    monkeypatch.setattr(compare, "sides", sides)
+    monkeypatch.setattr(compare, "REST", 0)
+    compare.main([*arguments, *SMALL])
+
+
+def test_every_line_runs_without_the_original(monkeypatch, capsys):
+    run(monkeypatch, [])
+    said = capsys.readouterr().out
+    assert all(f"\n{name}\n" in said for name in compare.LINES) and "V3+ R-18 33x41, bfloat16" in said
+
+
+def test_results_are_kept_and_the_page_is_filled(monkeypatch, tmp_path, capsys):
+    page, kept = tmp_path / "performance.md", tmp_path / "results.json"
+    page.write_text(PAGE.read_text())
+    files = ["--original", "python", "--json", str(kept), "--markdown", str(page), "--plot", str(tmp_path)]
+    run(monkeypatch, ["network", *files])
+    run(monkeypatch, ["growth", "network", *files], theirs=2.0)
+    results = json.loads(kept.read_text())
+    assert sorted(results) == ["growth", "network"] and [len(lines) for lines in results.values()] == [2, 12]
+    line = results["network"][0]
+    assert len(line["ways"]) == 8 and len(line["original"]["seconds"]) == 2 and line["machine"]
+    assert "| V3+ R-18 33x41, float32 (results differ by 50.0%!) |" in page.read_text()
+    assert "2 turns of each side." in page.read_text()
+    assert all((tmp_path / name).read_text().startswith("<svg") for name in ("ratios.svg", "growth.svg"))
+
+
+def test_a_worker_answers_and_its_last_words_are_told(tmp_path):
+    script = tmp_path / "side.py"
+    script.write_text(
+        f"import sys; sys.path[:0] = [{str(Path(worker.__file__).parent)!r}]; import worker\n"
+        "maker = lambda key, size: (lambda: print('noise') or [[size]], {'flop': 5})\n"
+        "worker.serve({'thing': maker}, lambda: {'software': '1'})"
+    )
+    with contextlib.closing(worker.Worker(sys.executable, script)) as side:
+        made = side.ask(make="thing", key="a", size=3)
+        assert (made["result"], made["flop"]) == ([[3.0]], 5) and side.ask(run="a")["seconds"] > 0
+        assert side.ask(about=True) == {"software": "1"}
+        with pytest.raises(OSError, match="KeyError: 'other'"):
+            side.ask(run="other")
+
+
+@pytest.mark.parametrize("arguments", [["speed"], ["network", "--rows", "deeplabv3_r99"]])
+def test_unknown_names_are_refused(arguments):
+    with pytest.raises(ValueError, match="speed|No row is named"):
+        compare.main(arguments)
