@@ -133,6 +133,7 @@ def _require_rule(pairs, reduce_zero_label):
 def _unsharded(data):
     options = tf.data.Options()
     options.deterministic = True
+    options.autotune.enabled = False  # its thread sleeps up to a minute, and the end of `fit` waits for it to wake
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return data.with_options(options)
 

@@ -17,7 +17,7 @@ from torch_files import released
 
 import convert.__main__ as convert
 import keras_deeplab as kd
-from recipes import export, predict, quickstart
+from recipes import export, predict
 
 NAME = "deeplabv3plus_r18-d8_512x512_80k_loveda"
 
@@ -77,15 +77,6 @@ def test_convert_reports_tensors_and_the_difference_from_a_reference(checkpoint,
     assert report["tensors"] == {"read": 189, "used": 183, "left (auxiliary head, batch counters)": 6}
     assert np.array_equal(keras.saving.load_model(to / "model.keras")(x), drawn(NAME)(x))
     assert (to / "saved_model" / "saved_model.pb").exists() and "narrow.pth" in capsys.readouterr().out
-
-
-def test_the_quickstart_goes_the_whole_way(tmp_path, capsys):
-    quickstart.main(["--to", str(tmp_path)])
-    assert {"checkpoint.pth", "model.keras", "saved_model", "report.json", "picture.png"} <= {
-        p.name for p in tmp_path.iterdir()
-    }
-    assert Image.open(tmp_path / "labels" / "picture_overlay.png").width == 320
-    assert set(kd.load_checkpoint(tmp_path / "checkpoint.pth")) == set(tensors(build(NAME, auxiliary_head=True)))
 
 
 @pytest.mark.parametrize(
