@@ -73,7 +73,7 @@ class Recipe:
         """The same recipe but for `changes`."""
         return dataclasses.replace(self, **changes)
 
-    def compile(self, model, steps=None, learning_rate=None, *, class_weight=None, multipliers=None):
+    def compile(self, model, steps=None, learning_rate=None, *, class_weight=None, multipliers=None, freeze=()):
         """Compiles a model with the row's optimizer, schedule and losses.
 
         Args:
@@ -82,6 +82,7 @@ class Recipe:
             learning_rate: of the first step, if not the row's. For another batch than `batch` scale it alike.
             class_weight: a factor of each class's loss.
             multipliers: {beginning of a variable's path: factor of its learning rate}, beside the row's own.
+            freeze: what keeps its weights: "backbone", "norms" or both. Frozen norms use their running statistics.
         """
         import keras
 
@@ -89,8 +90,15 @@ class Recipe:
 
         initial = self.learning_rate if learning_rate is None else learning_rate
         rate = schedules.PolynomialDecay(initial, steps or self.steps, min(self.end_learning_rate, initial))
+        unknown = {freeze} if isinstance(freeze, str) else set(freeze) - {"backbone", "norms"}
+        if unknown:
+            raise ValueError(f'freeze is a list of "backbone" and "norms". Received: {freeze!r}.')
+        for layer in model.layers:
+            norm = isinstance(layer, keras.layers.BatchNormalization)
+            if ("backbone" in freeze and layer.name.startswith("backbone-")) or ("norms" in freeze and norm):
+                layer.trainable = False
         multipliers = dict(multipliers or {})
-        if self.backbone_multiplier != 1.0:
+        if self.backbone_multiplier != 1.0 and "backbone" not in freeze:
             multipliers.setdefault("backbone-", self.backbone_multiplier)
         options = dict(weight_decay=self.weight_decay, multipliers=multipliers, clip_norm=self.clip_norm)
         if self.optimizer == "AdamW":

@@ -3,109 +3,181 @@
     python -m recipes.train deeplabv3plus_r50_cityscapes --images images --labels labels --to run
 
 writes run/last.keras and, at the end, run/model.keras. The same command goes on where it was stopped, step for step as if it
-had not been. Devices: all GPUs, or the processor.
+had not been. docs/training.md has validation, fine-tuning, several devices and several machines.
 """
 
+import argparse
 import contextlib
-import os
+import math
+from functools import partial
 from pathlib import Path
 
 import recipes
 from recipes import command
+from recipes.devices import place
+
+PICTURES = 4  # of the validation set, shown in TensorBoard
 
 
 def main(argv):
-    arguments = command.parser(__doc__.splitlines()[0])
-    arguments.add_argument("--images", metavar="DIR", required=True, help="pictures")
-    arguments.add_argument(
-        "--labels", metavar="DIR", required=True, help="PNG label maps of the same stems; 255 is ignored"
-    )
-    arguments.add_argument("--reduce-zero-label", action="store_true", help="label 0 is ignored, classes count from 1")
-    arguments.add_argument("--to", metavar="DIR", required=True, help="folder for the model")
-    arguments.add_argument("--init", metavar="imagenet|ROW|FILE", default="imagenet", help="where the weights start")
-    arguments.add_argument(
-        "--num-classes", metavar="N", type=command.positive, help="classes of your own labels, if not the row's"
-    )
-    arguments.add_argument(
-        "--steps", metavar="N", type=command.positive, help="length of the schedule, if not the row's"
-    )
-    arguments.add_argument(
-        "--batch", metavar="N", type=command.positive, help="pictures of a step over all devices, if not the row's"
-    )
-    arguments.add_argument("--learning-rate", metavar="X", type=float, help="of the first step, if not the row's")
-    arguments.add_argument("--precision", metavar="P", help="float32, mixed_bfloat16 or mixed_float16")
-    arguments.add_argument(
-        "--crop", metavar=("H", "W"), type=command.positive, nargs=2, help="pixels, if not the row's"
-    )
-    arguments.add_argument("--seed", type=int, default=0, help="of every random number: data, new weights, dropout")
-    arguments.add_argument(
-        "--save-every", metavar="N", type=command.positive, default=1000, help="steps between two checkpoints"
-    )
-    options = arguments.parse_args(argv)
+    options = parse(argv)
 
     import keras
+
+    from keras_deeplab.training import progress, resume
 
     keras.utils.set_random_seed(options.seed)
     recipe = recipes.find(options.row)
-    to = Path(options.to)
-    with devices() as scope:
-        with scope:
-            model = resumed(to) or fresh(recipe, options, checked_classes(recipe, options))
-        steps = options.steps or recipe.steps
-        done = int(model.optimizer.iterations)
-        if steps != schedule_of(model.optimizer).steps:
-            raise ValueError(
-                f"{to / 'last.keras'} was made with --steps {schedule_of(model.optimizer).steps}, on which its learning rate "
-                f"depends. Received: {steps}. Go on with the same, or train --to another folder."
-            )
-        if done < steps:
-            data = recipe.training_data(
-                options.images,
-                options.labels,
-                batch=options.batch,
-                crop=options.crop,
-                reduce_zero_label=options.reduce_zero_label,
-                seed=options.seed,
-                start_step=done,
-            )
-            fit(model, data, done, steps, options.save_every, to)
-    save(model, to / "model.keras")
-    command.print_table([("what", "result"), ("steps", steps), ("model", to / "model.keras")])
-
-
-@contextlib.contextmanager
-def devices():
-    """The scope of a MirroredStrategy over all GPUs, or an empty one."""
-    import keras
-    import tensorflow as tf
-
-    if keras.backend.backend() == "tensorflow" and "TF_CONFIG" in os.environ:
-        raise ValueError(
-            "Keras 3 cannot train on several machines with TensorFlow. Use the JAX backend with keras.distribution "
-            "(docs/training.md), or unset TF_CONFIG to train on this one."
+    classes, batch = options.num_classes or recipe.row.num_classes, options.batch or recipe.batch
+    devices = place(options, batch)
+    pairs = command.open_data(options, "train", classes)
+    validation = validation_pairs(options, classes)
+    last, made_with = Path(options.to) / "last.keras", decisive(options, recipe, pairs)
+    done = resume.steps_made(last, made_with)
+    devices.agree(done)
+    with devices.scope:
+        model = keras.saving.load_model(last, compile=False) if done else fresh(recipe, options, classes, pairs)
+        recipe.compile(
+            model,
+            options.steps,
+            options.learning_rate,
+            class_weight=options.class_weight,
+            multipliers=dict(options.multiplier),
+            freeze=options.freeze,
         )
-    several = keras.backend.backend() == "tensorflow" and len(tf.config.list_physical_devices("GPU")) > 1
-    yield tf.distribute.MirroredStrategy().scope() if several else contextlib.nullcontext()
+        model.optimizer.build(model.trainable_variables)
+        if done:
+            resume.restore(model, last)
+    steps = options.steps or recipe.steps
+    run = progress.Run(model, last.parent, pairs, batch, options.seed, done, steps, made_with)
+    if done < steps:
+        last.parent.mkdir(parents=True, exist_ok=True)
+        data = recipe.training_data(
+            pairs,
+            batch=batch,
+            crop=options.crop,
+            reduce_zero_label=options.reduce_zero_label,
+            seed=options.seed,
+            start_step=done,
+            process=devices.process,
+        )
+        fit(run, data, options, validation if devices.first else None, devices.first)
+    if devices.first:
+        with progress.alone():
+            resume.write(resume.without_optimizer(model), last.with_name("model.keras"))
+        command.print_table(results(run))
+    devices.agree(steps)
 
 
-def checked_classes(recipe, options):
-    """The names in the folder's classes.txt, or None, after every picture and label map has been looked at."""
+def parse(argv):
+    arguments = command.parser(__doc__.splitlines()[0])
+    command.add_data(arguments)
+    count, add = command.positive, arguments.add_argument
+    add("--to", metavar="DIR", required=True, help="folder for the model")
+    add("--init", metavar="imagenet|ROW|FILE", default="imagenet", help="where the weights start")
+    add("--num-classes", metavar="N", type=count, help="classes of your own labels, if not the row's")
+    add("--steps", metavar="N", type=count, help="length of the schedule, if not the row's")
+    add("--batch", metavar="N", type=count, help="pictures of a step over all devices, if not the row's")
+    add("--learning-rate", metavar="X", type=factor, help="of the first step, if not the row's")
+    add("--precision", metavar="P", help="float32, mixed_bfloat16 or mixed_float16")
+    add("--crop", metavar=("H", "W"), type=count, nargs=2, help="pixels, if not the row's")
+    add("--seed", type=int, default=0, help="of every random number: data, new weights, dropout")
+    add("--save-every", metavar="N", type=count, default=1000, help="steps between two checkpoints")
+    add("--freeze", choices=("backbone", "norms"), nargs="+", default=[], help="what keeps its weights")
+    add("--class-weight", metavar="W", type=factor, nargs="+", help="a factor of each class's loss")
+    add(
+        "--multiplier", metavar="PREFIX=X", type=multiplier, nargs="+", default=[],
+        help="factors of the learning rate, of variables whose path begins so: decode_head=10",
+    )  # fmt: skip
+    add("--val-images", metavar="DIR", help="pictures to validate on; with --data its val split, if not these")
+    add("--val-labels", metavar="DIR", help="their label maps")
+    add("--validate-every", metavar="N", type=count, help="steps between two validations; a tenth of the run")
+    add("--tensorboard", action="store_true", help="curves and pictures in DIR/tensorboard")
+    add("--devices", metavar="N", type=count, help="how many GPUs, or parts of the processor; all GPUs")
+    add("--hosts", metavar="ADDRESS,...", help="host:port of every machine (KERAS_BACKEND=jax); a process on each")
+    add("--host", metavar="I", type=int, default=0, help="which of them this is, from 0")
+    return arguments.parse_args(argv)
+
+
+def factor(text):
+    """The type of an argument that multiplies something."""
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"a number of at least 0 is needed, not {text!r}")
+
+
+def multiplier(text):
+    prefix, _, number = text.partition("=")
+    return prefix, factor(number)
+
+
+def validation_pairs(options, classes):
+    """What to validate on, or None."""
+    from keras_deeplab.data.pairs import find_pairs
+
+    if bool(options.val_images) != bool(options.val_labels):
+        raise ValueError("Validation needs both --val-images and --val-labels.")
+    if options.val_images:
+        return find_pairs(options.val_images, options.val_labels)
+    if options.data:
+        return command.open_data(options, "val", classes)
+    if options.validate_every:
+        raise ValueError("--validate-every needs --val-images and --val-labels.")
+    return None
+
+
+def decisive(options, recipe, pairs):
+    """What the weights depend on, by the names of the options: a run goes on with the same alone."""
+    import keras
+
+    from keras_deeplab.training import resume
+
+    return {
+        "ROW": recipe.row.name,
+        "--init": options.init,
+        "--num-classes": options.num_classes,
+        "--steps": options.steps or recipe.steps,
+        "--batch": options.batch or recipe.batch,
+        "--learning-rate": recipe.learning_rate if options.learning_rate is None else options.learning_rate,
+        "--precision": options.precision or keras.config.dtype_policy().name,
+        "--crop": options.crop or recipe.crop,
+        "--seed": options.seed,
+        "--freeze": sorted(set(options.freeze)),
+        "--class-weight": options.class_weight,
+        "--multiplier": [f"{prefix}={number:g}" for prefix, number in options.multiplier],
+        "--reduce-zero-label": options.reduce_zero_label or None,
+        "data of": resume.fingerprint(pairs),
+    }
+
+
+def check_folder(images, labels, classes, options):
+    """Looks at every picture and label map before training does."""
     from keras_deeplab.data import folder
 
-    count = options.num_classes or recipe.row.num_classes
-    problems = folder.check(options.images, options.labels, count, options.reduce_zero_label).problems
+    problems = folder.check(images, labels, classes, options.reduce_zero_label).problems
     if problems:
         raise ValueError(f"{problems[0]} Faults in all: {len(problems)}; python -m recipes.check lists them.")
-    names = folder.read_classes(options.images, options.labels)
-    if names and len(names) != count:
-        raise ValueError(f"classes.txt names the {count} classes to train. Received: {len(names)} names.")
-    return names
 
 
-def fresh(recipe, options, classes):
-    """The row's network with the weights that training starts from, compiled."""
+def fresh(recipe, options, classes, pairs):
+    """The row's network with the weights that training starts from."""
     import keras_deeplab as kd
+    from keras_deeplab.data import folder
+    from keras_deeplab.data.catalog import DATASETS
 
+    names = None
+    if options.images:
+        check_folder(options.images, options.labels, classes, options)
+        names = folder.read_classes(options.images, options.labels)
+        if names and len(names) != classes:
+            raise ValueError(f"classes.txt names the {classes} classes to train. Received: {len(names)} names.")
+    if options.val_images:
+        check_folder(options.val_images, options.val_labels, classes, options)
+    if options.class_weight and len(options.class_weight) != classes:
+        raise ValueError(
+            f"--class-weight has a factor for each of {classes} classes. Received: {options.class_weight}."
+        )
     row, own = recipe.row, options.num_classes
     shape = dict(auxiliary_head=True, dtype=options.precision)
     if options.init == "imagenet":
@@ -115,57 +187,83 @@ def fresh(recipe, options, classes):
         model = command.load(row.name, options.init, num_classes=own, **shape)
     else:
         model = command.load(options.init, num_classes=own, **shape)
-    model.classes = classes or model.classes
-    recipe.compile(model, options.steps, options.learning_rate)
+    model.classes = names or model.classes
+    if options.data:
+        model.classes, model.palette = DATASETS[pairs.dataset].classes, DATASETS[pairs.dataset].palette
     return model
 
 
-def resumed(to):
-    """The model of an earlier run of the same command, with its optimizer, or None."""
-    import keras
-
-    last = to / "last.keras"
-    return keras.saving.load_model(last) if last.exists() else None
-
-
-def schedule_of(optimizer):
-    """The learning rate's schedule, of a loss-scaled optimizer that of the one inside."""
-    return getattr(optimizer, "inner_optimizer", optimizer)._learning_rate
-
-
-def fit(model, data, done, steps, save_every, to):
-    """Trains from step `done` to `steps`; a checkpoint every `save_every` steps, at the end, and on Ctrl-C."""
-    import keras
+def fit(run, data, options, validation, first):
+    """Trains on; the first process tells of it, validates and saves."""
     import tensorflow as tf
 
-    class Checkpoint(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            step = int(self.model.optimizer.iterations)
-            if not abs(logs["loss"]) < float("inf"):
-                raise ValueError(
-                    f"The loss is {logs['loss']} at step {step}. {to / 'last.keras'} has the weights of the last checkpoint. "
-                    "Try a lower --learning-rate, or --precision float32."
-                )
-            if step % save_every == 0 or step == steps:
-                save(self.model, to / "last.keras")
+    from keras_deeplab.training import progress, resume
 
-    try:
-        model.fit(
-            data.take(steps - done), epochs=1, steps_per_epoch=steps - done, callbacks=[Checkpoint()], shuffle=False
-        )
-    except KeyboardInterrupt:
-        save(model, to / "last.keras")
-        raise
-    except tf.errors.InvalidArgumentError as error:  # a damaged file: the pipeline's message names it
-        raise ValueError(str(error).partition("assertion failed: ")[2].split("\n")[0] or error) from error
+    watch = progress.Watch(run, options.class_weight)
+    with resume.Stop() as stop:
+        listeners = [watch, *(reports(run, options, validation) if first else [])]
+        listeners += [resume.Checkpoint(run, options.save_every, stop, watch.weights)] if first else []
+        try:
+            run.model.fit(
+                data.take(run.steps - run.done),
+                steps_per_epoch=run.steps - run.done,
+                callbacks=[progress.Steps(run.done, listeners)],
+                shuffle=False,
+                verbose=0,
+            )
+        except tf.errors.InvalidArgumentError as error:  # a damaged file: the pipeline's message names it
+            raise ValueError(str(error).partition("assertion failed: ")[2].split("\n")[0] or error) from error
 
 
-def save(model, path):
-    """Writes the model whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.stem}.part.keras")
-    model.save(partial)
-    os.replace(partial, path)
+def reports(run, options, validation):
+    """The bar, and what was asked for of curves and scores."""
+    import keras_deeplab as kd
+    from keras_deeplab.training import progress, resume
+
+    bar, curves, every = progress.Progress(run), None, options.validate_every or max(1, run.steps // 10)
+    yield bar
+    if options.tensorboard:
+        from keras_deeplab.training.curves import Curves
+
+        yield (curves := Curves(run))
+    if validation is None:
+        return
+    rule = dict(reduce_zero_label=options.reduce_zero_label)
+    score = partial(kd.evaluate, run.model, validation, progress=False, **rule)
+
+    def scored(step, found):
+        curves.scores(step, found, run.model.classes)
+        for name, picture in examples(run.model, validation, rule):
+            curves.picture(step, name, picture)
+
+    on = resume.fingerprint(validation)
+    yield progress.Validation(run, score, on, every, bar.say, scored if curves else None)
+
+
+def examples(model, pairs, rule):
+    """The first pictures of a set, each beside its label map and what the model says."""
+    import numpy as np
+
+    import keras_deeplab as kd
+    from keras_deeplab.data import pipeline
+    from keras_deeplab.inference.drawing import padded
+
+    colours = np.array(padded(model.palette), np.uint8)
+    data = pipeline.evaluation_data(pairs, **rule).take(PICTURES)
+    for i, (image, label) in enumerate(data.as_numpy_iterator()):
+        beside = np.vstack if image.shape[1] > image.shape[0] else np.hstack
+        shown = beside([image, colours[label], colours[kd.segment(model, image)]])
+        yield f"picture, label, prediction/{pairs.stems[i]}", shown
+
+
+def results(run):
+    from keras_deeplab.training import resume
+
+    rows = [("what", "result"), ("steps", run.steps), ("model", run.to / "model.keras")]
+    if (best := run.to / "best.keras").exists():
+        record = resume.read(best)
+        rows.append(("best", f"{best}: mIoU {record['mIoU']:.2f} after step {record['step']}"))
+    return rows
 
 
 if __name__ == "__main__":

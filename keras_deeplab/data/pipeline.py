@@ -125,6 +125,11 @@ def evaluation_data(images, labels=None, *, reduce_zero_label):
     return _unsharded(data.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2))
 
 
+def files_of_step(count, batch, seed, step):
+    """The numbers of the pictures, of `count`, that `training_data` puts into the batch of a step, counted from 0."""
+    return [int(file) for _, file in _order(count, tf.constant(seed, tf.int64), step * batch).take(batch)]
+
+
 def _require_rule(pairs, reduce_zero_label):
     if reduce_zero_label and pairs.train_ids:
         raise ValueError("Prepared labels count from 0. Received: reduce_zero_label=True; leave it out.")

@@ -149,7 +149,7 @@ def from_keras_file(cls, path, num_classes, output_stride, options):
         saved = json.loads(archive.read("config.json")).get("registered_name")
     if saved != keras.saving.get_registered_name(cls):
         raise ValueError(f"{path.name} is not a saved {cls.__name__}. Received: {saved}.")
-    source = keras.saving.load_model(path)
+    source = keras.saving.load_model(path, compile=False)
     config = {key: value for key, value in source.get_config().items() if key != "name"}
     options = {key: value for key, value in options.items() if value is not None}  # dtype=None: as it was saved
     model = build(cls, config, num_classes, output_stride, options)
