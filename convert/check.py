@@ -1,5 +1,6 @@
-"""Does what was written give what the model gives? The SavedModel is asked in a process that cannot import Keras."""
+"""Does what was written give what the model gives? It is asked in a process that cannot import Keras."""
 
+import io
 import subprocess
 import sys
 import tempfile
@@ -9,7 +10,9 @@ import numpy as np
 from PIL import Image
 
 SIZES = ((120, 160), (97, 65))  # height, width of the pictures asked for
-SERVE = """
+CALIBRATION = 32  # pictures
+TIES = 1e-3  # of the pixels
+WITHOUT_KERAS = """
 import importlib.machinery, sys
 class Refuse:
     @staticmethod
@@ -23,55 +26,157 @@ class Refuse:
     def exec_module(module):
         pass
 sys.meta_path.insert(0, Refuse)
-import numpy as np, tensorflow as tf
-folder, source, target = sys.argv[1:]
-serve = tf.saved_model.load(folder).signatures["serving_default"]
+"""
+SERVE = (
+    WITHOUT_KERAS
+    + """
+import numpy as np
+path, source, target = sys.argv[1:]
 data = np.load(source, allow_pickle=False)
-png = serve(image_bytes=tf.constant([data[name].tobytes() for name in data.files]))["label_png"]
-np.savez(target, **{name: tf.io.decode_png(p).numpy()[..., 0] for name, p in zip(data.files, png)})
+pictures = {name: data[name] for name in data.files}
+if path.endswith(".onnx"):
+    import onnxruntime
+    session = onnxruntime.InferenceSession(path)
+    labels = {name: session.run(["labels"], {"images": picture[None]})[0][0] for name, picture in pictures.items()}
+elif path.endswith(".tflite"):
+    import tensorflow as tf
+    interpreter = tf.lite.Interpreter(path)
+    run = interpreter.get_signature_runner()
+    labels = {name: run(images=picture[None])["labels"][0] for name, picture in pictures.items()}
+else:
+    import tensorflow as tf
+    def decoded(png):
+        pixels = tf.io.decode_png(png).numpy()
+        return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    serve = tf.saved_model.load(path).signatures["serving_default"]
+    pngs = serve(image_bytes=tf.constant([file.tobytes() for file in pictures.values()]))["label_png"]
+    labels = {name: decoded(png) for name, png in zip(pictures, pngs)}
+np.savez(target, **labels)
 assert not {"keras", "keras_deeplab"} & set(sys.modules)
 """
+)
 
 
-def same_labels(model, folder):
-    """Compares the SavedModel's labels with `segment`'s on drawn pictures, as one batch of mixed sizes.
+def same_labels(model, folder, *, size=None, max_pixels=None, pictures=None, reference=None):
+    """Compares a SavedModel's labels with `segment`'s on drawn pictures, as one batch of mixed sizes.
+
+    Args:
+        model: what `segment` gets: the model at the SavedModel's precision.
+        size: (height, width) of the pictures, if the SavedModel takes one size only. Its graph is then another one than
+            `segment`'s, and pixels whose best two classes are as good as equal may differ.
+        max_pixels: that the SavedModel takes: larger pictures are shrunk.
+        pictures: {name: (H, W, 3) uint8} to take in place of drawn ones.
+        reference: the float32 model, to say how far a variant's labels are from its.
 
     Returns:
-        (what was checked, result) for each picture.
+        [(what was checked, result)].
 
     Raises:
         ValueError: if a label differs.
     """
     import keras_deeplab as kd
 
+    files = {name: as_jpeg(picture, max_pixels) for name, picture in (pictures or drawn_pictures(size)).items()}
+    served = labels_of(folder, {name: np.frombuffer(file, np.uint8) for name, file in files.items()})
+    rows = []
+    for name, file in files.items():
+        expected = kd.segment(model, file)
+        if served[name].ndim == 3:  # the palette's colours
+            expected = np.array(model.palette, np.uint8)[expected]
+        same = served[name] == expected
+        if not same.all() and (size is None or same.mean() < 1 - TIES):
+            raise ValueError(
+                f"The SavedModel in {folder} gives {same.size - same.sum()} values of the picture {name} otherwise than "
+                "`segment`."
+            )
+        rows.append((f"labels of {name}.jpg, without Keras", "equal" if same.all() else f"{same.mean():.3%} equal"))
+    return rows + (agreement(reference, files, served) if reference else [])
+
+
+def agreement(model, pictures, found):
+    """How far a variant's label maps are from the float32 model's, which count as the truth.
+
+    Args:
+        model: the float32 model.
+        pictures: {name: what `segment` takes}.
+        found: {name: the variant's labels (H, W) uint8}.
+
+    Returns:
+        [(what, result)]: the share of pixels with the same label, and the mIoU.
+    """
+    import keras_deeplab as kd
+    from keras_deeplab.inference.evaluate import confusion, scores
+
+    result = scores(
+        sum(confusion(kd.segment(model, pictures[name]), labels, model.num_classes) for name, labels in found.items())
+    )
+    return [
+        (f"same label as float32, pictures: {len(found)}", f"{result['aAcc']:.3f} % of the pixels"),
+        ("mIoU against float32's labels", f"{result['mIoU']:.2f}, costs {100 - result['mIoU']:.2f}"),
+    ]
+
+
+def labels_of(path, pictures):
+    """The label maps {name: (H, W) uint8} that a SavedModel, a .tflite or an .onnx file gives in a process of its own.
+
+    Args:
+        pictures: {name: (H, W, 3) uint8, or for a SavedModel the bytes of a file, (N,) uint8}.
+
+    Raises:
+        ValueError: if it cannot be run.
+    """
     with tempfile.TemporaryDirectory() as scratch:
-        files = {}
-        for height, width in SIZES:
-            name = f"{width}x{height}"
-            files[name] = Path(scratch, f"{name}.jpg")
-            drawn(height, width).save(files[name], quality=90)
-        pictures, answers = Path(scratch, "pictures.npz"), Path(scratch, "answers.npz")
-        np.savez(pictures, **{name: np.frombuffer(file.read_bytes(), np.uint8) for name, file in files.items()})
+        source, target = Path(scratch, "pictures.npz"), Path(scratch, "labels.npz")
+        np.savez(source, **pictures)
         done = subprocess.run(
-            [sys.executable, "-c", SERVE, str(folder), str(pictures), str(answers)], capture_output=True, text=True
+            [sys.executable, "-c", SERVE, str(path), str(source), str(target)], capture_output=True, text=True
         )
         if done.returncode:
-            raise ValueError(f"The SavedModel in {folder} could not be run without Keras: {done.stderr[-500:]}")
-        served = np.load(answers)
-        rows = []
-        for name, file in files.items():
-            differing = int(np.sum(served[name] != kd.segment(model, file)))
-            if differing:
-                raise ValueError(
-                    f"The SavedModel in {folder} labels {differing} pixels of a {name} picture otherwise than `segment`."
-                )
-            rows.append((f"labels of a {name} JPEG, without Keras", "equal"))
-    return rows
+            raise ValueError(f"{path} could not be run without Keras: {done.stderr[-500:]}")
+        with np.load(target) as labels:
+            return dict(labels)
+
+
+def calibration_pictures(folder, size=None):
+    """Up to `CALIBRATION` pictures of a folder, evenly chosen, {stem: (H, W, 3) uint8}, stretched to `size` if given.
+
+    Raises:
+        ValueError, FileNotFoundError: where there is no folder, no picture, or one that cannot be read.
+    """
+    from keras_deeplab.data.folder import IMAGE_SUFFIXES
+    from keras_deeplab.inference.images import read_image
+
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise ValueError(f"{folder} holds no {', '.join(suffix[1:].upper() for suffix in IMAGE_SUFFIXES)} files.")
+    count = min(len(files), CALIBRATION)
+    pictures = {}
+    for file in (files[i * len(files) // count] for i in range(count)):
+        picture = Image.fromarray(read_image(file))
+        pictures[file.stem] = np.asarray(picture.resize(size[::-1], Image.Resampling.BILINEAR) if size else picture)
+    return pictures
+
+
+def drawn_pictures(size=None):
+    """{name: (H, W, 3) uint8} of `size` (height, width), or of several sizes."""
+    return {f"{width}x{height}": np.asarray(drawn(height, width)) for height, width in ([size] if size else SIZES)}
+
+
+def as_jpeg(picture, max_pixels=None):
+    image, file = Image.fromarray(picture), io.BytesIO()
+    if max_pixels and image.width * image.height > max_pixels:
+        shrink = (max_pixels / (image.width * image.height)) ** 0.5
+        image = image.resize([max(1, int(side * shrink)) for side in image.size])
+    image.save(file, "JPEG", quality=90)
+    return file.getvalue()
 
 
 def drawn(height, width):
     """A picture of soft colours, the same every time."""
-    coarse = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+    coarse = np.random.default_rng(0).integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 

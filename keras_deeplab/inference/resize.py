@@ -30,8 +30,8 @@ def resize_uint8(image, height, width):
     def resized():
         left, right, left_weight, right_weight = _taps(tf.shape(image)[1], width, drop_weight_at_border=True)
         top, bottom, top_weight, bottom_weight = _taps(tf.shape(image)[0], height, drop_weight_at_border=False)
-        x = tf.cast(image, tf.int32)
-        rows = tf.gather(x, left, axis=1) * left_weight[:, None] + tf.gather(x, right, axis=1) * right_weight[:, None]
+        x, y = (tf.cast(tf.gather(image, side, axis=1), tf.int32) for side in (left, right))
+        rows = x * left_weight[:, None] + y * right_weight[:, None]
         rows = tf.bitwise.right_shift(rows, 4)  # (H, width, C)
         y = _scaled(tf.gather(rows, top), top_weight) + _scaled(tf.gather(rows, bottom), bottom_weight)
         return tf.cast(tf.bitwise.right_shift(y + 2, 2), tf.uint8)

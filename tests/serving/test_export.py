@@ -1,5 +1,7 @@
 """The SavedModel gives `segment`'s labels, in a process that cannot import Keras, for any sizes and turns."""
 
+import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,96 +11,176 @@ import pytest
 import tensorflow as tf
 from drawn import picture
 from narrow import drawn
-from PIL import Image
 
 import keras_deeplab as kd
-from convert.check import same_labels
+from convert.check import WITHOUT_KERAS
+from keras_deeplab.inference.segment import Network
+from keras_deeplab.serving.export import at_precision
+from keras_deeplab.serving.fixed import fixed_protocol
+from keras_deeplab.serving.metadata import weights_sha256
 
 PICTURES = Path(__file__).parents[1] / "golden" / "pictures"
-ROWS = ["deeplabv3plus_r18-d8_512x512_80k_loveda", "deeplabv3_r50-d8_769x769_80k_cityscapes"]  # whole, slide
+KINDS = ("whole", "slide")
+SIZES = ((60, 80), (1, 1))
+EVERY_SIGNATURE = """
+import numpy as np, tensorflow as tf
+source, target, *folders = sys.argv[1:]
+pictures, answers = np.load(source), {}
+for folder in folders:
+    signatures = tf.saved_model.load(folder).signatures
+    files = tf.stack([tf.io.encode_png(pictures[name]) for name in pictures.files])
+    for signature, output in (("serving_default", "label_png"), ("rest", "label_png_bytes")):
+        pngs = signatures[signature](image_bytes=files)[output]
+        answers |= {f"{folder} {signature} {name}": tf.io.decode_png(p)[..., 0] for name, p in zip(pictures.files, pngs)}
+    for name in pictures.files:
+        answers[f"{folder} tensor {name}"] = signatures["tensor"](images=pictures[name][None])["labels"][0]
+        answers[f"{folder} scores {name}"] = signatures["scores"](images=pictures[name][None])["scores"][0]
+np.savez(target, **answers)
+assert not {"keras", "keras_deeplab"} & set(sys.modules)
+"""
 
 
-@pytest.fixture(scope="module", params=ROWS)
-def exported(request, tmp_path_factory):
-    model, folder = drawn(request.param), tmp_path_factory.mktemp("export") / "saved_model"
-    generator = np.random.default_rng(0)
-    model.get_layer("decode_head-conv_seg").bias.assign(generator.normal(0, 3, model.num_classes))
-    kd.export_saved_model(model, folder)
-    return model, folder, tf.saved_model.load(folder).signatures
-
-
-def test_bytes_of_mixed_sizes_and_turns_give_the_labels_of_segment(exported):
-    model, _, signatures = exported
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_of_mixed_sizes_and_turns_give_the_labels_of_segment(kind, models, signatures):
     files = [PICTURES / name for name in ("orientation6.jpg", "subsampled.jpg", "rgba.png", "orientation6.png")]
-    answers = signatures["serving_default"](image_bytes=tf.constant([file.read_bytes() for file in files]))["label_png"]
+    data = tf.constant([file.read_bytes() for file in files])
+    answers = signatures[kind]["serving_default"](image_bytes=data)["label_png"]
     for file, png in zip(files, answers, strict=True):
         labels = tf.io.decode_png(png).numpy()
-        assert labels.shape[2] == 1 and np.array_equal(labels[..., 0], kd.segment(model, file))
+        assert labels.shape[2] == 1 and np.array_equal(labels[..., 0], kd.segment(models[kind], file))
 
 
-def test_tensors_give_the_labels_and_scores_of_segment(exported):
-    model, _, signatures = exported
+def test_tensors_of_several_pictures_give_the_labels_and_scores_of_segment(models, signatures):
     images = np.stack([picture(60, 80, seed) for seed in (0, 1)])
-    labels = signatures["tensor"](images=tf.constant(images))["labels"]
-    scores = signatures["scores"](images=tf.constant(images))["scores"]
+    labels = signatures["slide"]["tensor"](images=tf.constant(images))["labels"]
+    scores = signatures["slide"]["scores"](images=tf.constant(images))["scores"]
     assert labels.dtype == tf.uint8 and scores.dtype == tf.float32
     for image, label, score in zip(images, labels, scores, strict=True):
-        expected = kd.segment(model, image, return_scores=True)
+        expected = kd.segment(models["slide"], image, return_scores=True)
         assert np.array_equal(label, expected[0]) and np.array_equal(score, expected[1])
 
 
-def test_a_process_that_cannot_import_keras_gives_the_same(exported):
-    model, folder, _ = exported
-    assert [result for _, result in same_labels(model, folder)] == ["equal", "equal"]
+def ask_without_keras(models, folders, scratch, sizes):
+    """Every signature of every folder, for one picture of each size, in a process that cannot import Keras."""
+    pictures = {f"{height}x{width}": picture(height, width, seed=0) for height, width in sizes}
+    np.savez(scratch / "pictures.npz", **pictures)
+    arguments = [scratch / "pictures.npz", scratch / "answers.npz", *folders.values()]
+    subprocess.run([sys.executable, "-c", WITHOUT_KERAS + EVERY_SIGNATURE, *map(str, arguments)], check=True)
+    answers = np.load(scratch / "answers.npz")
+    for kind, folder in folders.items():
+        for name, image in pictures.items():
+            labels, scores = kd.segment(models[kind], image, return_scores=True)
+            for signature in ("serving_default", "rest", "tensor"):
+                assert np.array_equal(answers[f"{folder} {signature} {name}"], labels), (kind, signature, name)
+            assert np.array_equal(answers[f"{folder} scores {name}"], scores), (kind, name)
 
 
-def test_saved_model_cli_shows_and_runs_it(exported, tmp_path):
-    model, folder, _ = exported
-    cli = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli"]
-    shown = subprocess.run([*cli, "show", "--dir", folder, "--all"], capture_output=True, text=True, check=True).stdout
-    for word in ("serving_default", "image_bytes", "label_png", "tensor", "images", "labels", "scores"):
-        assert word in shown
+def test_a_process_that_cannot_import_keras_gives_the_same_by_every_signature(models, folders, tmp_path):
+    ask_without_keras(models, {"slide": folders["slide"]}, tmp_path, SIZES)
+
+
+@pytest.mark.slow
+def test_rows_by_their_own_protocols_give_the_same_without_keras(tmp_path):
+    rows = ("deeplabv3plus_r18-d8_512x512_80k_loveda", "deeplabv3_r50-d8_769x769_80k_cityscapes")
+    models = {name: drawn(name) for name in (*rows, "deeplabv3_r101-d16-mg124_512x1024_40k_cityscapes")}
+    for name, model in models.items():
+        kd.export_saved_model(model, tmp_path / name)
+    ask_without_keras(models, {name: tmp_path / name for name in models}, tmp_path, (*SIZES, (97, 65), (31, 245)))
+
+
+def saved_model_cli(*arguments):
+    command = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_saved_model_cli_runs_it(models, folders, tmp_path):
     image = picture(60, 80, seed=0)
     np.save(tmp_path / "x.npy", image[None])
-    subprocess.run(
-        [
-            *cli,
-            "run",
-            "--dir",
-            folder,
-            "--tag_set",
-            "serve",
-            "--signature_def",
-            "tensor",
-            "--inputs",
-            f"images={tmp_path / 'x.npy'}",
-            "--outdir",
-            tmp_path,
-        ],
-        capture_output=True,
-        check=True,
-    )
-    assert np.array_equal(np.load(tmp_path / "labels.npy")[0], kd.segment(model, image))
+    ask = ["--tag_set", "serve", "--signature_def", "tensor", "--inputs", f"images={tmp_path / 'x.npy'}"]
+    saved_model_cli("run", "--dir", folders["whole"], *ask, "--outdir", tmp_path)
+    assert np.array_equal(np.load(tmp_path / "labels.npy")[0], kd.segment(models["whole"], image))
 
 
-@pytest.mark.parametrize("name, message", [("cmyk.jpg", "CMYK"), (None, "JPEG or PNG")])
-def test_bytes_that_are_no_rgb_picture_are_an_error_that_says_so(exported, name, message):
-    data = (PICTURES / name).read_bytes() if name else b"GIF89a no"
-    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        exported[2]["serving_default"](image_bytes=tf.constant([data]))
+@pytest.mark.slow
+def test_saved_model_cli_shows_names_and_types(folders):
+    shown = saved_model_cli("show", "--dir", folders["whole"], "--all")
+    for word in ("image_bytes", "label_png", "label_png_bytes", "images", "labels", "scores", "metadata", "DT_UINT8"):
+        assert word in shown
 
 
-def test_labels_come_in_colours_if_asked(tmp_path):
-    model = drawn(ROWS[0])
-    kd.export_saved_model(model, tmp_path / "colours", colours=True)
-    serve = tf.saved_model.load(tmp_path / "colours").signatures["serving_default"]
-    Image.fromarray(picture(60, 80, seed=0)).save(tmp_path / "x.png")
-    rgb = tf.io.decode_png(serve(image_bytes=tf.constant([(tmp_path / "x.png").read_bytes()]))["label_png"][0]).numpy()
-    assert np.array_equal(rgb, np.array(model.palette)[kd.segment(model, tmp_path / "x.png")])
+def test_metadata_says_which_weights_these_are_and_what_they_score(models, folders, signatures):
+    metadata = json.loads((folders["slide"] / "assets.extra" / "metadata.json").read_text())
+    assert metadata == json.loads(signatures["slide"]["metadata"]()["json"][0].numpy())
+    assert metadata["row"] == "deeplabv3_r50-d8_769x769_80k_cityscapes" and metadata["classes"][0] == "road"
+    assert metadata["palette"][0] == [128, 64, 128] and metadata["published_for_row"]["mIoU"] == 79.89
+    assert metadata["protocol"] == models["slide"].protocol.to_dict() and metadata["max_pixels"] == 20_000
+    assert metadata["precision"] == "float32" and metadata["versions"]["tensorflow"] == tf.__version__
+    assert set(metadata["signatures"]) == set(signatures["slide"])
+    for name, signature in metadata["signatures"].items():
+        assert set(signature["outputs"]) == set(signatures["slide"][name].structured_outputs)
 
 
-def test_only_a_saved_model_is_replaced(tmp_path):
+def test_the_checksum_is_of_the_weights_alone(models):
+    model = drawn("deeplabv3plus_r18-d8_512x512_80k_loveda", dropout=0.0, auxiliary_head=True)
+    other = drawn("deeplabv3plus_r18-d8_512x512_80k_loveda")
+    assert weights_sha256(model) == weights_sha256(other) != weights_sha256(models["whole"])
+    other.get_layer("decode_head-conv_seg").bias.assign(models["whole"].get_layer("decode_head-conv_seg").bias)
+    assert weights_sha256(other) == weights_sha256(models["whole"])
+    digest = hashlib.sha256()  # as its docstring defines it
+    for name, weight in sorted((f"{layer.name}/{w.name}", w) for layer in other.layers for w in layer.weights):
+        digest.update(f"{name}{tuple(weight.shape)}".encode() + np.asarray(weight).astype("<f4").tobytes())
+    assert digest.hexdigest() == weights_sha256(other)
+
+
+def test_folding_moves_no_logit_by_more_than_1e_4_of_their_spread(models):
+    image = picture(65, 97, seed=0)[None]
+    for model in (models[kind] for kind in KINDS):
+        logits, folded = np.asarray(model(image)), np.asarray(kd.fold_norms(model)(image))
+        assert np.abs(folded - logits).max() <= 1e-4 * logits.std()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_graphs_of_known_size_give_the_labels_of_segment(kind, models):
+    image = picture(60, 80, seed=0)
+    labels, scores = fixed_protocol(Network(models[kind]), 60, 80)(tf.constant(image), True)
+    expected = kd.segment(models[kind], image, return_scores=True)
+    assert np.sum(labels.numpy() != expected[0]) <= 1  # a pixel whose best two classes are as good as equal
+    assert np.abs(scores - expected[1]).max() <= 1e-4 * expected[1].std()
+
+
+def test_bfloat16_of_one_size_in_colours(models, tmp_path):
+    model = models["whole"]
+    kd.export_saved_model(model, tmp_path / "1", precision="bfloat16", size=(60, 80), palette=True)
+    served = tf.saved_model.load(tmp_path / "1")
+    assert {variable.dtype for variable in served.network_variables} == {tf.bfloat16}
+    assert served.signatures["tensor"].structured_outputs["labels"].shape.as_list() == [None, 60, 80]
+    files = [tf.io.encode_png(picture(60, 80, seed)) for seed in (0, 1)]
+    answers = served.signatures["serving_default"](image_bytes=tf.stack(files))["label_png"]
+    variant = at_precision(model, "bfloat16")
+    for file, png in zip(files, answers, strict=True):
+        labels = kd.segment(variant, file.numpy())
+        assert np.mean(tf.io.decode_png(png) != np.array(model.palette)[labels]) <= 0.002
+        assert np.mean(labels != kd.segment(model, file.numpy())) <= 0.03
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Picture 1 of the 1 .* is 80x60 .* It is: 60x80"):
+        served.signatures["rest"](image_bytes=[tf.io.encode_png(picture(80, 60, seed=0)).numpy()])
+
+
+def test_only_a_saved_model_is_replaced(models, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(ValueError, match="holds no SavedModel"):
-        kd.export_saved_model(drawn(ROWS[0]), tmp_path)
+        kd.export_saved_model(models["whole"], tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("options, message", [
+    (dict(precision="float8"), "precision is 'float32' or 'bfloat16'. Received: 'float8'"),
+    (dict(size=(60, 0)), r"size is \(height, width\), .* Received: \(60, 0\)"),
+    (dict(size=60), "size is .* Received: 60"),
+    (dict(max_pixels=0), "max_pixels is a positive whole number. Received: 0"),
+    (dict(max_pixels=1e6), "max_pixels is a positive whole number. Received: 1000000.0"),
+    (dict(size=(60, 80), max_pixels=100), "80x60 have more pixels than max_pixels=100"),
+])  # fmt: skip
+def test_options_that_make_no_sense_are_refused_before_anything_is_written(options, message, models, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        kd.export_saved_model(models["whole"], tmp_path / "x", **options)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,85 @@
+"""What a served model says of itself: which weights these are, what they score, how pictures are treated."""
+
+import hashlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_deeplab.version import __version__
+from keras_deeplab.zoo import table
+
+
+def describe(model, served, *, palette, size, max_pixels):
+    """The metadata of a SavedModel as plain JSON values.
+
+    Args:
+        model: the model to be exported.
+        served: the one that the SavedModel holds, perhaps at another precision.
+        palette, size, max_pixels: as for `export_saved_model`.
+    """
+    row = table.ROWS.get(model.row)
+    precision = keras.dtype_policies.get(served.get_config()["dtype"]).compute_dtype
+    return {
+        "row": model.row,
+        "network": type(model).__name__,
+        "classes": list(model.classes),
+        "palette": [[int(value) for value in colour] for colour in model.palette],
+        "protocol": model.protocol.to_dict(),
+        "precision": precision,
+        "size": list(size) if size else None,
+        "max_pixels": max_pixels,
+        "label_png": "RGB, the palette's colours" if palette else "grey, class ids",
+        "weights_sha256": weights_sha256(model),
+        "published_for_row": {"mIoU": row.mIoU, "mIoU_ms_flip": row.mIoU_ms_flip, "url": row.url} if row else None,
+        "licence": row.checkpoint_licence if row else None,
+        "versions": {"keras_deeplab": __version__, "keras": keras.__version__, "tensorflow": tf.__version__},
+        "signatures": signatures(model.num_classes, palette),
+    }
+
+
+def signatures(classes, palette):
+    """{signature: what it does, its inputs and outputs}."""
+    files = "string (N,): the bytes of JPEG or PNG files of any sizes; Exif orientation is honoured"
+    images = "uint8 (N, H, W, 3): RGB of 0..255"
+    png = f"string (N,): a PNG of each picture's size, {'RGB, the palette' if palette else 'grey, class ids'}"
+    return {
+        "serving_default": {
+            "does": "label maps of files",
+            "inputs": {"image_bytes": files},
+            "outputs": {"label_png": png},
+        },
+        "rest": {
+            "does": "the same, for JSON: responses hold outputs whose names end in _bytes as base64",
+            "inputs": {"image_bytes": files},
+            "outputs": {"label_png_bytes": png},
+        },
+        "tensor": {
+            "does": "label maps of pictures of one size",
+            "inputs": {"images": images},
+            "outputs": {"labels": "uint8 (N, H, W): class ids"},
+        },
+        "scores": {
+            "does": "a score of each class at each pixel",
+            "inputs": {"images": images},
+            "outputs": {"scores": f"float32 (N, H, W, {classes}): logits at the picture's size"},
+        },
+        "metadata": {"does": "this description", "inputs": {}, "outputs": {"json": "string (1,)"}},
+    }
+
+
+def weights_sha256(model):
+    """SHA-256 in hex over every weight that the label map depends on, whatever the model is trained or exported with.
+
+    Of each layer, by name, and each of its weights, by name: both names, the shape, and the float32 values in little-endian
+    order. The auxiliary head does not count.
+    """
+    digest = hashlib.sha256()
+    for layer in sorted(model.layers, key=lambda layer: layer.name):
+        if layer.name.startswith("auxiliary"):
+            continue
+        for weight in sorted(layer.weights, key=lambda weight: weight.name):
+            values = np.asarray(keras.ops.convert_to_numpy(weight), "<f4")
+            digest.update(f"{layer.name}/{weight.name}{values.shape}".encode())
+            digest.update(values.tobytes())
+    return digest.hexdigest()
