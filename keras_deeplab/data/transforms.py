@@ -247,13 +247,13 @@ def augment_to_bytes(image, label, draws, *, resize_base, crop, cat_max_ratio, r
         bilinear_taps(size_in[0], size[0], rows, horizontal=False),
         bilinear_taps(size_in[1], size[1], columns, horizontal=True),
     )
-    image = _photometric(_image_crop(image, *taps), draws.photometric)
+    image = _colours(_image_crop(image, *taps, *_first_levels(draws.photometric)), draws.photometric)
     return tf.ensure_shape(image, [3, *crop]), tf.stack(size), tf.ensure_shape(label, crop)
 
 
 def finish(images, sizes, crop):
     """(N, height, width, 3) float32 of (N, 3, height, width) uint8, the mean where a picture of `sizes` (N, 2) ends."""
-    return _padded(_channels_last(images), sizes, crop=crop)  # two passes, the first on bytes: half the time of one
+    return _padded(_channels_last(images), sizes, crop=crop)  # on bytes first, then in rows: half the time of one pass
 
 
 @tf.function(jit_compile=True)
@@ -263,8 +263,10 @@ def _channels_last(images):
 
 @tf.function(jit_compile=True)
 def _padded(images, sizes, crop):
-    inside = (tf.range(crop[0]) < sizes[:, :1])[:, :, None] & (tf.range(crop[1]) < sizes[:, 1:])[:, None]
-    return tf.where(inside[..., None], tf.cast(images, tf.float32), tf.constant(MEAN))
+    rows, values = tf.range(crop[0]) < sizes[:, :1], tf.range(3 * crop[1]) < 3 * sizes[:, 1:]
+    images = tf.cast(tf.reshape(images, [-1, crop[0], 3 * crop[1]]), tf.float32)
+    images = tf.where(rows[:, :, None] & values[:, None], images, tf.tile(tf.constant(MEAN), [crop[1]]))
+    return tf.reshape(images, [-1, *crop, 3])
 
 
 def _positions(box, size, crop, flip):
@@ -299,13 +301,17 @@ def _label_crop(label, rows, columns, size, reduce_zero, crop):
 
 
 @tf.function(jit_compile=True)
-def _image_crop(image, row_taps, column_taps):
-    """A part of the resized picture, (3, height, width) uint8: with channels first the later passes are contiguous."""
+def _image_crop(image, row_taps, column_taps, brightness=0.0, contrast=1.0):
+    """A part of the resized picture, (3, height, width) uint8: with channels first the later passes are contiguous.
+
+    Brightness and contrast come with it for nothing.
+    """
     top, bottom, *row_weights = row_taps
     left, right, *column_weights = column_taps
     rows = [tf.gather(image, index) for index in (top, bottom)]
     corners = [tf.gather(row, index, axis=1) for row in rows for index in (left, right)]
-    return tf.transpose(interpolate(*corners, column_weights, row_weights), [2, 0, 1])
+    image = interpolate(*corners, column_weights, row_weights)
+    return tf.transpose(_stored(_stored(_float(image) + brightness), contrast), [2, 0, 1])
 
 
 # The photometric passes work on (3, H, W) uint8, so that what is between them is small. Each is compiled on its own: in
@@ -313,7 +319,15 @@ def _image_crop(image, row_taps, column_taps):
 
 
 def _photometric(image, draws):
-    image = _levels(image, draws.brightness, tf.where(draws.contrast_last, 1.0, draws.contrast))
+    return _colours(_levels(image, *_first_levels(draws)), draws)
+
+
+def _first_levels(draws):
+    """Brightness, and contrast unless it comes last."""
+    return draws.brightness, tf.where(draws.contrast_last, 1.0, draws.contrast)
+
+
+def _colours(image, draws):
     image = tf.cond(draws.saturate, lambda: _from_hsv(_saturated(_to_hsv(image), draws.saturation)), lambda: image)
     image = tf.cond(draws.turn_hue, lambda: _from_hsv(_turned(_to_hsv(image), draws.hue)), lambda: image)
     return tf.cond(draws.contrast_last, lambda: _levels(image, 0.0, draws.contrast), lambda: image)
