@@ -17,7 +17,6 @@ numbers `u` of 0..1, in the order in which `keras_deeplab.data.transforms.draws_
     ratio, offsets, attempts, switches, hue: 2,000 draws of the original's own random numbers (see `sample`)
 """
 
-import importlib.machinery
 import pathlib
 import sys
 import types
@@ -26,18 +25,9 @@ import zlib
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
+import without_compiled_ops  # noqa: E402
 
-class NoCompiledOps(types.ModuleType):
-    """mmcv-lite lacks the compiled operations whose names mmsegmentation imports; the transforms call none."""
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return None
-
-
-sys.modules["mmcv._ext"] = NoCompiledOps("mmcv._ext")
-sys.modules["mmcv._ext"].__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", None)
+without_compiled_ops.install()
 
 import mmseg.datasets  # noqa: E402, F401
 import numpy as np  # noqa: E402

@@ -5,6 +5,20 @@ import io
 import numpy as np
 from PIL import Image
 
+from keras_deeplab.data.builders import labels
+
+
+def picture_and_ids(picture, dataset, stray_colours):
+    """An aerial picture (H, W, 3) and its label's colours as train ids (H, W), both uint8, of one size."""
+    image = rgb(labels.pixels(picture.image.read(), picture.image), picture.image)
+    stray = dataset.stray_colour if stray_colours else None
+    ids = labels.colours(picture.label.read(), picture.label, dataset.label_colours, stray=stray)
+    if image.shape[:2] != ids.shape:
+        raise ValueError(
+            f"{picture.image} is {image.shape[1]}x{image.shape[0]} and its label {ids.shape[1]}x{ids.shape[0]} pixels."
+        )
+    return image, ids
+
 
 def grid(length, size, step):
     """Where tiles of `size` pixels begin along a side: every `step` pixels, the last ones shifted to end at the border.

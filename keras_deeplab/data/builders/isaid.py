@@ -19,18 +19,7 @@ class Isaid(Builder, skip_registration=True):
 
     @classmethod
     def examples(cls, picture, *, patch, overlap, stray_colours):
-        dataset = DATASETS[cls.name]
-        image = cutting.rgb(labels.pixels(picture.image.read(), picture.image), picture.image)
-        ids = labels.colours(
-            picture.label.read(),
-            picture.label,
-            dataset.label_colours,
-            stray=dataset.stray_colour if stray_colours else None,
-        )
-        if image.shape[:2] != ids.shape:
-            raise ValueError(
-                f"{picture.image} is {image.shape[1]}x{image.shape[0]} and its label {ids.shape[1]}x{ids.shape[0]} pixels."
-            )
+        image, ids = cutting.picture_and_ids(picture, DATASETS[cls.name], stray_colours)
         image, ids = cutting.padded(image, patch, 0), cutting.padded(ids, patch, 255)
         height, width = ids.shape
         cuts = [

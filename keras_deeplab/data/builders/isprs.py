@@ -21,19 +21,8 @@ class Isprs(Builder, skip_registration=True):
 
     @classmethod
     def examples(cls, picture, *, tile, stray_colours):
-        dataset = DATASETS[cls.name]
-        image = cutting.rgb(labels.pixels(picture.image.read(), picture.image), picture.image)
-        ids = labels.colours(
-            picture.label.read(),
-            picture.label,
-            dataset.label_colours,
-            stray=dataset.stray_colour if stray_colours else None,
-        )
+        image, ids = cutting.picture_and_ids(picture, DATASETS[cls.name], stray_colours)
         height, width = ids.shape
-        if image.shape[:2] != ids.shape:
-            raise ValueError(
-                f"{picture.image} is {image.shape[1]}x{image.shape[0]} and its label {width}x{height} pixels."
-            )
         if min(height, width) < tile:
             raise ValueError(f"{picture.image} is {width}x{height} pixels, smaller than a tile of {tile}x{tile}.")
         return [
