@@ -216,19 +216,25 @@ def _unless(wrong, text, *values):
 
 def _try(image_bytes, label_bytes, image_path, label_path):
     """Image, label and the path of the one that is damaged, or ""; in that case both are empty."""
-    label_bytes = _checked_label(label_bytes, label_path)
-    nothing = _nothing()
+    header = _header(label_bytes)
+    label_bytes = _checked_label(_grey(label_bytes, *header), *header, label_path)
+    plain, nothing = _is_plain(image_bytes), _nothing()
 
-    def picture(data):
-        return _decode_picture(data, image_path)
+    def decoded(decode, *args):
+        def other(data):
+            return _decode_other(data, image_path)
+
+        return tf.cond(plain, lambda: _decoded(decode(_decode_png), *args), lambda: _decoded(decode(other), *args))
 
     def which():
-        image = _decoded(picture, [image_bytes], nothing[0])
+        image = decoded(lambda picture: picture, [image_bytes], nothing[0])
         return tf.where(tf.size(image) == 0, image_path, label_path)
 
-    image, label = _decoded(
-        lambda *data: (picture(data[0]), decode_label(data[1])), [image_bytes, label_bytes], nothing
-    )
+    def both(picture):
+        return lambda image, label: (picture(image), _decode_grey(label))
+
+    image, label = decoded(both, [image_bytes, label_bytes], nothing)
+    label = _unspread(label, *header)
     damaged = tf.cond(tf.size(label) == 0, which, lambda: tf.constant(""))
     differ = tf.reduce_any(tf.shape(image)[:2] != tf.shape(label))
     sizes = [tf.strings.reduce_join(tf.strings.as_string(tf.shape(x)[1::-1]), separator="x") for x in (image, label)]
@@ -237,23 +243,30 @@ def _try(image_bytes, label_bytes, image_path, label_path):
 
 
 def _decoded(decode, data, otherwise):
-    """`decode(*data)`, or `otherwise` where that fails: tf.data's way to go on after an error, for one element."""
+    """`decode(*data)`, or `otherwise` where that fails: tf.data's way to go on after an error, for one element.
+
+    Each time tf.data looks through all operations of `decode`: it should have few.
+    """
     tried = tf.data.Dataset.from_tensors(tuple(data)).map(decode).ignore_errors()
     return tried.concatenate(tf.data.Dataset.from_tensors(otherwise)).take(1).get_single_element()
 
 
-def _decode_picture(data, path):
-    """`decode_image`, or Pillow for TIFF; a PNG without Exif, which is most, is spared the search for it."""
+def _is_plain(data):
+    """Whether it is a PNG without Exif, as most are: it is spared the search for its orientation."""
     is_png = tf.strings.substr(data, 0, len(PNG)) == PNG
     tail = tf.maximum(tf.strings.length(data) - EXIF_ENDS, 0)
     ends = tf.strings.substr(data, 0, EXIF_ENDS) + tf.strings.substr(data, tail, EXIF_ENDS)
-    plain = is_png & ~tf.strings.regex_full_match(ends, rb"\C*eXIf\C*")
+    return is_png & ~tf.strings.regex_full_match(ends, rb"\C*eXIf\C*")
+
+
+def _decode_png(data):
+    return tf.io.decode_png(data, channels=3)
+
+
+def _decode_other(data, path):
+    """`decode_image`, or Pillow for TIFF."""
     is_tiff = tf.strings.regex_full_match(tf.strings.lower(path), r".*\.tiff?")
-    image = tf.cond(
-        plain,
-        lambda: tf.io.decode_png(data, channels=3),
-        lambda: tf.cond(is_tiff, lambda: _decode_tiff(path), lambda: decode_image(data)),
-    )
+    image = tf.cond(is_tiff, lambda: _decode_tiff(path), lambda: decode_image(data))
     return tf.ensure_shape(image, [None, None, 3])
 
 
@@ -264,14 +277,17 @@ def _decode_tiff(path):
 
 
 def _header(data):
-    """A PNG's bit depth and colour type."""
-    return tf.unstack(tf.cast(tf.io.decode_raw(tf.strings.substr(data, 24, 2), tf.uint8), tf.int32), num=2)
+    """A PNG's bit depth and colour type; of anything else 8 and 0."""
+
+    def read():
+        return tuple(tf.unstack(tf.cast(tf.io.decode_raw(tf.strings.substr(data, 24, 2), tf.uint8), tf.int32), num=2))
+
+    is_png = (tf.strings.substr(data, 0, len(PNG)) == PNG) & (tf.strings.length(data) > 33)
+    return tf.cond(is_png, read, lambda: (tf.constant(8), tf.constant(0)))
 
 
-def _checked_label(data, path):
+def _checked_label(data, depth, colour, path):
     """The bytes of a label file; those that would decode, but to something else than classes, are refused."""
-    is_png = (tf.strings.substr(data, 0, len(PNG)) == PNG) & (tf.strings.length(data) > 26)
-    depth, colour = tf.cond(is_png, lambda: tuple(_header(data)), lambda: (tf.constant(8), tf.constant(0)))
     kind = tf.where(
         depth == 16, "has 16 bits", tf.where((colour == 0) | (colour == PALETTE), "", "has colours or alpha")
     )
@@ -285,9 +301,22 @@ def decode_label(data):
     Args:
         data: string scalar, the bytes of the file. One bit per pixel gives 0 and 1.
     """
-    depth, colour = _header(data)
-    spread = tf.where((colour == PALETTE) | (depth == 1), 255 // (tf.bitwise.left_shift(1, depth) - 1), 1)
-    label = tf.io.decode_png(tf.cond(colour == PALETTE, lambda: _as_grey(data), lambda: data), channels=1)[..., 0]
+    header = _header(data)
+    return _unspread(_decode_grey(_grey(data, *header)), *header)
+
+
+def _decode_grey(data):
+    return tf.io.decode_png(data, channels=1)[..., 0]
+
+
+def _grey(data, depth, colour):
+    return tf.cond(colour == PALETTE, lambda: _as_grey(data), lambda: data)
+
+
+def _unspread(label, depth, colour):
+    """The values as they are in the file: the decoder spreads those of less than 8 bits over 0..255."""
+    steps = tf.maximum(tf.bitwise.left_shift(1, depth) - 1, 1)  # a damaged file may say 0 bits
+    spread = tf.where((colour == PALETTE) | (depth == 1), 255 // steps, 1)
     return tf.cond(spread > 1, lambda: label // tf.cast(spread, tf.uint8), lambda: label)
 
 

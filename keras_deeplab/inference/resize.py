@@ -30,11 +30,10 @@ def resize_uint8(image, height, width):
     def resized():
         left, right, left_weight, right_weight = _taps(tf.shape(image)[1], width, drop_weight_at_border=True)
         top, bottom, top_weight, bottom_weight = _taps(tf.shape(image)[0], height, drop_weight_at_border=False)
-        x, y = (tf.cast(tf.gather(image, side, axis=1), tf.int32) for side in (left, right))
-        rows = x * left_weight[:, None] + y * right_weight[:, None]
-        rows = tf.bitwise.right_shift(rows, 4)  # (H, width, C)
-        y = _scaled(tf.gather(rows, top), top_weight) + _scaled(tf.gather(rows, bottom), bottom_weight)
-        return tf.cast(tf.bitwise.right_shift(y + 2, 2), tf.uint8)
+        weights = left_weight[:, None], right_weight[:, None]
+        rows = mix_columns(tf.gather(image, left, axis=1), tf.gather(image, right, axis=1), weights)  # (H, width, C)
+        weights = top_weight[:, None, None], bottom_weight[:, None, None]
+        return mix_rows(tf.gather(rows, top), tf.gather(rows, bottom), weights)
 
     same = tf.logical_and(tf.equal(tf.shape(image)[0], height), tf.equal(tf.shape(image)[1], width))
     return tf.ensure_shape(tf.cond(same, lambda: image, resized), [None, None, image.shape[-1]])
@@ -54,16 +53,24 @@ def bilinear_taps(size_in, size_out, positions, horizontal):
     return _taps(size_in, size_out, drop_weight_at_border=horizontal, positions=positions)
 
 
-def interpolate(top_left, top_right, bottom_left, bottom_right, column_weights, row_weights):
-    """The arithmetic of `resize_uint8` on four neighbours that were gathered already, (H, W, C) uint8 each."""
-    left, right = column_weights
-    top, bottom = row_weights
-    rows = [
-        tf.bitwise.right_shift(tf.cast(a, tf.int32) * left[:, None] + tf.cast(b, tf.int32) * right[:, None], 4)
-        for a, b in ((top_left, top_right), (bottom_left, bottom_right))
-    ]
-    y = _scaled(rows[0], top) + _scaled(rows[1], bottom)
-    return tf.cast(tf.bitwise.right_shift(y + 2, 2), tf.uint8)
+def mix_columns(left, right, weights):
+    """The first half of `resize_uint8`, of neighbours that were gathered already; int32 below 2**15.
+
+    Args:
+        left, right: uint8 of one shape.
+        weights: two, as `bilinear_taps` gives them, shaped to go with it.
+    """
+    left, right = (tf.cast(side, tf.int32) * weight for side, weight in zip((left, right), weights, strict=True))
+    return tf.bitwise.right_shift(left + right, 4)
+
+
+def mix_rows(top, bottom, weights):
+    """The second half of `resize_uint8`, uint8, of what `mix_columns` gave, likewise."""
+    top, bottom = (
+        tf.bitwise.right_shift(tf.cast(side, tf.int32) * weight, 16)
+        for side, weight in zip((top, bottom), weights, strict=True)
+    )
+    return tf.cast(tf.bitwise.right_shift(top + bottom + 2, 2), tf.uint8)
 
 
 def nearest_index(size_in, size_out, positions):
@@ -78,10 +85,6 @@ def resize_nearest(label, height, width):
     rows = nearest_index(tf.shape(label)[0], height, tf.range(height))
     columns = nearest_index(tf.shape(label)[1], width, tf.range(width))
     return tf.gather(tf.gather(label, rows), columns, axis=1)
-
-
-def _scaled(rows, weights):
-    return tf.bitwise.right_shift(rows * weights[:, None, None], 16)
 
 
 def _taps(size_in, size_out, drop_weight_at_border, positions=None):

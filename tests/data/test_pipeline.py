@@ -236,6 +236,17 @@ def test_corrupt_files_are_skipped_and_counted_if_asked(folders, capfd):
     assert training_data(*folders, **OPTIONS).skipped is None
 
 
+@pytest.mark.parametrize("depth, length", [(0, None), (77, None), (8, 30), (8, 10), (8, 0)])
+def test_a_label_with_a_damaged_header_is_a_corrupt_file(folders, depth, length):
+    path = folders[1] / "3.png"  # has a palette
+    data = bytearray(path.read_bytes())
+    data[24] = depth
+    path.write_bytes(data[:length])
+    data = training_data(*folders, **{**OPTIONS, "batch": COUNT}, skip_corrupt=True)
+    next(iter(data))
+    assert str(path) in data.skipped
+
+
 def test_nothing_but_corrupt_files_is_an_error(folders):
     for path in folders[0].iterdir():
         path.write_bytes(b"nothing")

@@ -137,6 +137,30 @@ def test_a_part_of_a_resize_is_the_part_of_the_whole():
         assert np.array_equal(part, resize_uint8(image, new_height, new_width)[top:, left:])
 
 
+def test_the_category_rule_counts_exactly():
+    def refused(values, share):
+        _, counts = np.unique(values[values != 255], return_counts=True)
+        return len(counts) < 2 or counts.max() / counts.sum() >= share
+
+    generator = np.random.default_rng(6)
+    maps = [generator.choice(generator.integers(0, 256, n), size=(5, 7), p=generator.dirichlet(np.ones(n) / 2))
+            for n in generator.integers(1, 7, 60)]  # fmt: skip
+    for many in (18, 19, 20, 24, 25, 39, 40):  # of 40: half, three quarters, all, and one less
+        for one, other in ((0, 1), (3, 255), (127, 128), (254, 0)):
+            maps.append(np.repeat([one, other, 7], [many, 40 - many, 0]).reshape(5, 8))
+            maps.append(np.repeat([one, other, 255], [many - 10, 40 - many, 10]).reshape(5, 8))
+    maps.append(np.repeat([127, 191, 223, 255], 10).reshape(5, 8))  # most have each bit, no class has all
+    maps.append(np.full((5, 8), 255))
+    decided = set()
+    for values in maps:
+        for share in (0.3, 0.5, 0.75, 0.95):
+            assert bool(transforms._one_class_rules(tf.constant(values, tf.uint8), share)) == refused(values, share)
+        most, labelled = (int(x) for x in transforms._most_of_one_class(tf.constant(values, tf.uint8)))
+        assert labelled == np.sum(values != 255) and most >= np.bincount(values[values != 255], minlength=1).max()
+        decided.add(most < 0.75 * labelled)
+    assert len(decided) == 2
+
+
 def test_nearest_takes_the_pixel_above_and_to_the_left():
     label = np.arange(12, dtype=np.uint8).reshape(3, 4)
     assert np.array_equal(resize_nearest(label, 6, 8), label.repeat(2, 0).repeat(2, 1))
