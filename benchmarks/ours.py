@@ -61,12 +61,18 @@ def product(precision, side, key=None):
 
 
 def step(row, precision, size, batch, is_narrow=False, key=None):
-    """A training step as `fit` does it: both losses, gradients, the row's optimizer."""
+    """A training step as recipes.train does it: both losses, gradients, the row's optimizer, built first: else Keras
+    traces the step twice. Its velocities count as memory of the first pass, as the original's do."""
     model = build(row, precision, is_narrow, auxiliary_head=True, dropout=0.0)
     recipes.find(row).compile(model)
     raw, labels = (drawn[0] for drawn in batches(1, batch, *size, model.num_classes))
     raw = raw.astype("float32")
-    return lambda: [model.train_on_batch(raw, labels, return_dict=True)["loss"]], {}
+
+    def once():
+        model.optimizer.build(model.trainable_variables)
+        return [model.train_on_batch(raw, labels, return_dict=True)["loss"]]
+
+    return once, {}
 
 
 def segment(row, precision, picture, box, multi_scale_flip=False, is_narrow=False, classes=None, key=None):

@@ -4,6 +4,9 @@ Keras multiplies the learning rate into the velocity and subtracts weight decay 
 rate neither is the recipe that the released models were trained by.
 """
 
+import contextlib
+import itertools
+
 import keras
 from keras import ops
 
@@ -34,8 +37,11 @@ class _PyTorchOptimizer(keras.optimizers.Optimizer):
                 f"No variable begins with: {', '.join(unknown)}."
             )
 
-    def _rate(self, variable, learning_rate):
-        return ops.cast(learning_rate, variable.dtype) * self._rates[self._get_variable_index(variable)]
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        rate, factor = ops.cast(learning_rate, variable.dtype), self._rates[index]
+        with _after(gradient):
+            self._update(index, ops.cast(gradient, variable.dtype), variable, rate if factor == 1 else rate * factor)
 
     # Clipping belongs after the sum over replicas and before any update. TensorFlow sums here; elsewhere gradients are
     # global already.
@@ -44,7 +50,9 @@ class _PyTorchOptimizer(keras.optimizers.Optimizer):
         return list(zip(self._clipped(grads), variables, strict=True))
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        if keras.backend.backend() != "tensorflow":
+        if keras.backend.backend() == "tensorflow":
+            grads = _one_after_another(grads)
+        else:
             grads = self._clipped(grads)
         super()._backend_update_step(grads, trainable_variables, learning_rate)
 
@@ -63,6 +71,31 @@ class _PyTorchOptimizer(keras.optimizers.Optimizer):
             "multipliers": self.multipliers,
             "clip_norm": self.clip_norm,
         }
+
+
+def _after(gradient):
+    """Inside, TensorFlow's graphs wait for a gradient: they would compute what weights alone give at the start of a step,
+    for all of them, and keep it to the end."""
+    if keras.backend.backend() != "tensorflow":
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    return tf.control_dependencies([gradient])
+
+
+def _one_after_another(grads):
+    """The same gradients, each not before that of the variable before it.
+
+    Backpropagation has then gone past the variable's layer, which holds its value no longer: an update in place needs no
+    copy of it.
+    """
+    import tensorflow as tf
+
+    waiting = list(grads[:1])
+    for before, gradient in itertools.pairwise(grads):
+        with _after(before):
+            waiting.append(tf.identity(gradient))
+    return waiting
 
 
 @serializable
@@ -88,11 +121,17 @@ class SGD(_PyTorchOptimizer):
             super().build(variables)
             self.velocities = self.add_optimizer_variables(variables, "velocity")
 
-    def update_step(self, gradient, variable, learning_rate):
-        velocity = self.velocities[self._get_variable_index(variable)]
-        gradient = ops.cast(gradient, variable.dtype) + self.decay * variable
-        self.assign(velocity, self.momentum * velocity + gradient)
-        self.assign_sub(variable, self._rate(variable, learning_rate) * velocity)
+    def _update(self, index, gradient, variable, rate):
+        gradient, velocity = gradient + self.decay * variable, self.velocities[index]
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            # The same in place: a new velocity would take memory of its own until the old one is free.
+            into = dict(var=variable.handle, accum=velocity.value.handle)
+            tf.raw_ops.ResourceApplyMomentum(**into, grad=gradient, lr=rate, momentum=self.momentum)
+        else:
+            self.assign(velocity, self.momentum * velocity + gradient)
+            self.assign_sub(variable, rate * velocity)
 
     def get_config(self):
         return {**super().get_config(), "momentum": self.momentum}
@@ -130,10 +169,8 @@ class AdamW(_PyTorchOptimizer):
             super().build(variables)
             self.means, self.squares = self.add_optimizer_variables(variables, ["mean", "square"])
 
-    def update_step(self, gradient, variable, learning_rate):
-        index = self._get_variable_index(variable)
+    def _update(self, index, gradient, variable, rate):
         mean, square = self.means[index], self.squares[index]
-        rate, gradient = self._rate(variable, learning_rate), ops.cast(gradient, variable.dtype)
         first, second = self.betas
         step = ops.cast(self.iterations + 1, variable.dtype)
         self.assign(mean, mean * first + gradient * (1 - first))

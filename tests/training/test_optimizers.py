@@ -64,3 +64,21 @@ def test_adamw_follows_pytorch(clip_norm):
 def test_optimizers_come_back_from_their_configuration(optimizer):
     copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert type(copy) is type(optimizer) and copy.get_config() == optimizer.get_config()
+
+
+@pytest.mark.parametrize("optimizer", [SGD(0.1, weight_decay=DECAY), AdamW(0.1)])
+def test_a_graph_computes_nothing_of_an_update_before_its_gradient(optimizer):
+    import tensorflow as tf
+
+    variables = [keras.Variable(w, dtype="float32", name=name) for name, w in START.items()]
+    optimizer.build(variables)
+    gradients = [tf.TensorSpec(w.shape, "float32") for w in START.values()]
+    update = tf.function(lambda *gradients: optimizer.apply(list(gradients), variables))
+    graph = update.get_concrete_function(*gradients).graph
+    after = set()  # operations that wait for a gradient; the graph lists each after those it waits for
+    for op in graph.get_operations():
+        waited_for = [*op.control_inputs, *(tensor.op for tensor in op.inputs)]
+        if op.name.startswith("gradients") or any(other in after for other in waited_for):
+            after.add(op)
+        elif any(len(tensor.shape) for tensor in op.outputs if tensor.dtype == "float32"):
+            raise AssertionError(f"computed too early: {op}")
