@@ -12,7 +12,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_deeplab.networks.winograd import winograd_conv2d, winograd_pays
+
 __all__ = [
+    "After",
     "AtrousConv2D",
     "AtrousDepthwiseConv2D",
     "BatchNorm",
@@ -97,40 +100,88 @@ def _direct_atrous_trains(dtype):
     return True
 
 
-def _atrous_conv2d(x, kernel, rate):
+def _atrous_conv2d(x, kernel, rate, for_inference=False):
     """A 3x3 convolution at stride 1 on TensorFlow, never through SpaceToBatch; other kernel sizes at rate 1.
 
-    | device | rate | way     | why                                                                        |
-    |--------|------|---------|----------------------------------------------------------------------------|
-    | CPU    | 1..7 | direct  | clipping saves little: a tenth of the multiplications at rate 4            |
-    | CPU    | 8..  | clipped | 18 / 34 / 49 % fewer multiplications at 12 / 24 / 36 on a 64x128 map       |
-    | GPU    | any  | direct  | cuDNN's                                                                    |
-    | any    | 2..  | clipped | where the direct one has no gradient: float64, or a CPU without its type   |
+    | device | rate | way      | why                                                                       |
+    |--------|------|----------|---------------------------------------------------------------------------|
+    | CPU    | any  | Winograd | float32 networks with folded norms, where it takes the fewest operations: |
+    |        |      |          | wide layers, at rates that are small beside the map                       |
+    | CPU    | 1..7 | direct   | clipping saves little: a tenth of the multiplications at rate 4           |
+    | CPU    | 8..  | clipped  | 18 / 34 / 49 % fewer multiplications at 12 / 24 / 36 on a 64x128 map      |
+    | GPU    | any  | direct   | cuDNN's                                                                   |
+    | any    | 2..  | clipped  | where the direct one has no gradient: float64, or a CPU without its type  |
     """
     import tensorflow as tf
 
-    far = rate >= 8 and not tf.config.list_physical_devices("GPU")
-    if rate == 1 or (not far and _direct_atrous_trains(x.dtype.name)):
-        return tf.nn.conv2d(x, kernel, 1, "SAME", dilations=rate)
-    return _clipped_conv2d(x, kernel, rate)
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    is_direct = rate == 1 or ((on_gpu or rate < 8) and _direct_atrous_trains(x.dtype.name))
+
+    def plain():
+        return tf.nn.conv2d(x, kernel, 1, "SAME", dilations=rate) if is_direct else _clipped_conv2d(x, kernel, rate)
+
+    def reached(side):  # by the three taps along an axis
+        beyond = 0 if is_direct else min(rate, side) if isinstance(side, int) else tf.minimum(rate, side)
+        return 3 * side - 2 * beyond
+
+    if not for_inference or on_gpu or x.dtype != tf.float32 or kernel.shape[0] != 3:
+        return plain()
+    n, height, width, _ = ops.shape(x)
+    pays = winograd_pays(x, kernel, rate, products=n * reached(height) * reached(width))
+    if isinstance(pays, bool):
+        return winograd_conv2d(x, kernel, rate) if pays else plain()
+    return tf.cond(pays, lambda: winograd_conv2d(x, kernel, rate), plain)
 
 
 def _clipped_conv2d(x, kernel, rate):
-    """Each tap is a matrix product over the part of the map that it reaches; the results are shifted and added."""
+    """Each tap is a matrix product over the part of the map that it reaches; the results are shifted and added.
+
+    The gradient cuts the parts anew: kept until then, they would take up to nine times the memory of `x`.
+    """
     import tensorflow as tf
 
     n, height, width, channels = tf.unstack(tf.shape(x))
     filters = kernel.shape[-1]
-    total = None
-    for i, j in [(1, 1)] + [(i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)]:
+
+    def reached(i, j):
+        """What tap (i, j) leaves out of its input at the top, bottom, left and right; of its output the opposite."""
         # A tap further away than the map is wide reaches nothing: its part is empty.
         dy, dx = (i - 1) * tf.minimum(rate, height), (j - 1) * tf.minimum(rate, width)
-        top, bottom, left, right = (tf.maximum(d, 0) for d in (dy, -dy, dx, -dx))
-        part = x[:, top : height - bottom, left : width - right]
-        tap = tf.matmul(tf.reshape(part, [-1, channels]), kernel[i, j])
-        tap = tf.reshape(tap, [n, height - top - bottom, width - left - right, filters])
-        total = tap if total is None else total + tf.pad(tap, [[0, 0], [bottom, top], [right, left], [0, 0]])
-    return tf.ensure_shape(total, [*x.shape[:3], filters])
+        return [tf.maximum(d, 0) for d in (dy, -dy, dx, -dx)]
+
+    def cut(x, top, bottom, left, right):
+        return tf.reshape(x[:, top : height - bottom, left : width - right], [-1, x.shape[-1]])
+
+    def put(part, top, bottom, left, right, depth):
+        part = tf.reshape(part, [n, height - top - bottom, width - left - right, depth])
+        return tf.pad(part, [[0, 0], [top, bottom], [left, right], [0, 0]])
+
+    taps = [(1, 1)] + [(i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)]
+
+    @tf.custom_gradient
+    def convolution(x, kernel):
+        def gradient(upstream):
+            to_x, to_kernel = None, {}
+            for tap in taps:
+                top, bottom, left, right = reached(*tap)
+                # One tap after the other, and none at the time of the way there.
+                with tf.control_dependencies([upstream if to_x is None else to_x]):
+                    above = cut(upstream, bottom, top, right, left)
+                    to_kernel[tap] = tf.matmul(cut(x, top, bottom, left, right), above, transpose_a=True)
+                    part = put(tf.matmul(above, kernel[tap], transpose_b=True), top, bottom, left, right, channels)
+                    to_x = part if to_x is None else to_x + part
+            rows = [tf.stack([to_kernel[i, j] for j in range(3)]) for i in range(3)]
+            return tf.ensure_shape(to_x, x.shape), tf.stack(rows)
+
+        total = None
+        for tap in taps:
+            top, bottom, left, right = reached(*tap)
+            part = tf.matmul(cut(x, top, bottom, left, right), kernel[tap])
+            part = put(part, bottom, top, right, left, filters)
+            total = part if total is None else total + part
+        return tf.ensure_shape(total, [*x.shape[:3], filters]), gradient
+
+    return convolution(x, tf.convert_to_tensor(kernel))  # a variable in it would want a gradient of its own
 
 
 @serializable
@@ -156,7 +207,8 @@ class AtrousConv2D(keras.layers.Conv2D):
             inputs = ops.pad(inputs, [[0, 0], [size // 2] * 2, [size // 2] * 2, [0, 0]])
             return ops.conv(inputs, kernel, strides=stride, padding="valid", data_format="channels_last")
         if stride == 1 and keras.backend.backend() == "tensorflow":
-            return _atrous_conv2d(inputs, ops.convert_to_tensor(kernel), rate if size > 1 else 1)
+            rate = rate if size > 1 else 1
+            return _atrous_conv2d(inputs, ops.convert_to_tensor(kernel), rate, for_inference=self.use_bias)  # folded
         return super().convolution_op(inputs, kernel)
 
     def call(self, inputs):
@@ -193,7 +245,8 @@ def _interleaved_depthwise_conv2d(x, kernel, rate):
     """The pixels `rate` apart form grids that do not touch each other: a plain convolution of each, as one batch.
 
     As fast as TensorFlow's own way for large maps (R-50's 64x128x2048: 30 ms of either), up to 4 times faster where the
-    rate is beyond the map, and made of reshapes and transposes alone, so that XLA compiles it in half precision.
+    rate is beyond the map, and made of reshapes and transposes alone, so that XLA compiles it in half precision. Its
+    gradient makes the grids anew: kept until then, those of ASPP would take as much memory as four of its inputs.
     """
     import tensorflow as tf
 
@@ -202,12 +255,32 @@ def _interleaved_depthwise_conv2d(x, kernel, rate):
     n, height, width, channels = tf.unstack(tf.shape(x))
     down, across = tf.minimum(rate, height), tf.minimum(rate, width)  # beyond the map there is nothing to reach
     rows, columns = -(-height // down), -(-width // across)
-    grids = tf.pad(x, [[0, 0], [0, rows * down - height], [0, columns * across - width], [0, 0]])
-    grids = tf.transpose(tf.reshape(grids, [n, rows, down, columns, across, channels]), [2, 4, 0, 1, 3, 5])
-    grids = tf.reshape(grids, [down * across * n, rows, columns, x.shape[-1]])
-    grids = tf.nn.depthwise_conv2d(grids, kernel, [1, 1, 1, 1], "SAME")
-    grids = tf.transpose(tf.reshape(grids, [down, across, n, rows, columns, channels]), [2, 3, 0, 4, 1, 5])
-    return tf.ensure_shape(tf.reshape(grids, [n, rows * down, columns * across, channels])[:, :height, :width], x.shape)
+
+    def split(x):
+        grids = tf.pad(x, [[0, 0], [0, rows * down - height], [0, columns * across - width], [0, 0]])
+        grids = tf.transpose(tf.reshape(grids, [n, rows, down, columns, across, channels]), [2, 4, 0, 1, 3, 5])
+        return tf.reshape(grids, [down * across * n, rows, columns, x.shape[-1]])
+
+    def join(grids):
+        grids = tf.transpose(tf.reshape(grids, [down, across, n, rows, columns, channels]), [2, 3, 0, 4, 1, 5])
+        maps = tf.reshape(grids, [n, rows * down, columns * across, channels])[:, :height, :width]
+        return tf.ensure_shape(maps, x.shape)
+
+    options = [1, 1, 1, 1], "SAME"
+
+    @tf.custom_gradient
+    def convolution(x, kernel):
+        def gradient(upstream):
+            upstream = split(upstream)
+            with tf.control_dependencies([upstream]):  # else the graph's optimizer takes the grids of the way there
+                grids = split(x)
+            to_kernel = tf.nn.depthwise_conv2d_backprop_filter(grids, kernel.shape, upstream, *options)
+            to_grids = tf.nn.depthwise_conv2d_backprop_input(tf.shape(grids), kernel, upstream, *options)
+            return join(to_grids), to_kernel
+
+        return join(tf.nn.depthwise_conv2d(split(x), kernel, *options)), gradient
+
+    return convolution(x, tf.convert_to_tensor(kernel))  # a variable in it would want a gradient of its own
 
 
 def _add_bias(x, bias):
@@ -246,10 +319,18 @@ class BatchNorm(keras.layers.BatchNormalization):
         import tensorflow as tf
 
         scale, offset = (ops.cast(weight, "float32") for weight in (self.gamma, self.beta))
-        outputs, mean, unbiased, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs, scale=scale, offset=offset, mean=[], variance=[], epsilon=self.epsilon, is_training=True
+        running = dict(mean=self.moving_mean, variance=self.moving_variance)
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=scale,
+            offset=offset,
+            **{name: ops.cast(value, "float32") for name, value in running.items()},
+            epsilon=self.epsilon,
+            exponential_avg_factor=1.0 - self.momentum,
+            is_training=True,
         )
-        self._update(mean, unbiased)
+        self.moving_mean.assign(mean)
+        self.moving_variance.assign(variance)
         return ops.cast(outputs, self.compute_dtype)
 
     def _update(self, mean, unbiased_variance):
@@ -320,6 +401,23 @@ class Normalize(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
+
+
+@serializable
+class After(keras.layers.Layer):
+    """The first of two inputs, once the second is there: branches in turn need less memory than TensorFlow's all at once."""
+
+    def call(self, inputs):
+        x, other = inputs
+        if keras.backend.backend() != "tensorflow":
+            return x
+        import tensorflow as tf
+
+        with tf.control_dependencies([other]):
+            return tf.identity(x)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0]
 
 
 @serializable

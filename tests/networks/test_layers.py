@@ -11,6 +11,7 @@ from keras_deeplab.networks.layers import (
     GlobalMean,
     ResizeLike,
     _clipped_conv2d,
+    _interleaved_depthwise_conv2d,
     interpolation_matrix,
 )
 
@@ -54,21 +55,61 @@ def test_depthwise_convolution_follows_its_definition(height, width, rate):
     np.testing.assert_allclose(layer(x), convolved(x, kernel, 1, rate) + np.asarray(layer.bias), atol=2e-5)
 
 
+def ancestors(operations):
+    """A graph's operations whose results some others need, these included."""
+    found, left = set(), list(operations)
+    while left:
+        operation = left.pop()
+        if operation not in found:
+            found.add(operation)
+            left.extend(tensor.op for tensor in operation.inputs)
+    return found
+
+
+def direct(x, kernel, rate):
+    import tensorflow as tf
+
+    return tf.nn.conv2d(x, kernel, 1, "SAME", dilations=rate)
+
+
+def direct_depthwise(x, kernel, rate):
+    import tensorflow as tf
+
+    return tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], "SAME", dilations=[rate, rate])
+
+
 @pytest.mark.parametrize("height, width, rate", [(9, 12, 2), (9, 12, 8), (5, 30, 24), (1, 1, 12)])
-def test_the_clipped_form_and_its_gradient_equal_the_direct_one(height, width, rate):
+@pytest.mark.parametrize(
+    "in_parts, whole, filters", [(_clipped_conv2d, direct, 4), (_interleaved_depthwise_conv2d, direct_depthwise, 1)]
+)
+def test_a_convolution_in_parts_and_its_gradient_equal_the_whole_one(in_parts, whole, filters, height, width, rate):
     import tensorflow as tf
 
     x = tf.constant(random.standard_normal((2, height, width, 3)), tf.float32)
-    kernel = tf.constant(random.standard_normal((3, 3, 3, 4)), tf.float32)
+    kernel = tf.constant(random.standard_normal((3, 3, 3, filters)), tf.float32)
     results = []
-    for form in (lambda x, k: tf.nn.conv2d(x, k, 1, "SAME", dilations=rate), lambda x, k: _clipped_conv2d(x, k, rate)):
+    for form in (whole, in_parts):
         with tf.GradientTape() as tape:
             tape.watch([x, kernel])
-            y = form(x, kernel)
+            y = form(x, kernel, rate)
             loss = tf.reduce_sum(y**2)
         results.append([y, *tape.gradient(loss, [x, kernel])])
-    for direct, clipped in zip(*results, strict=True):
-        np.testing.assert_allclose(clipped, direct, rtol=1e-4, atol=1e-4 * float(tf.reduce_max(tf.abs(direct))))
+    for expected, found in zip(*results, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * float(tf.reduce_max(tf.abs(expected))))
+
+
+@pytest.mark.parametrize("in_parts, filters", [(_clipped_conv2d, 4), (_interleaved_depthwise_conv2d, 1)])
+def test_the_gradient_of_a_convolution_in_parts_keeps_no_part(in_parts, filters):
+    import tensorflow as tf
+
+    with tf.Graph().as_default():
+        x, kernel = (tf.compat.v1.placeholder("float32", shape) for shape in ((2, None, None, 3), (3, 3, 3, filters)))
+        y = in_parts(x, kernel, 12)
+        upstream = tf.compat.v1.placeholder("float32", y.shape)
+        gradients = [gradient.op for gradient in tf.gradients(y, [x, kernel], upstream)]
+        both = ancestors(gradients) & ancestors([y.op])
+    kept = {op.type for op in both if any(tensor.dtype == "float32" for tensor in op.outputs)}
+    assert kept == {"Placeholder"}  # that is, x and the kernel alone
 
 
 @pytest.mark.parametrize(

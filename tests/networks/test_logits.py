@@ -10,6 +10,7 @@ from narrow import drawn, tensors
 from torch_files import released, released_zip
 
 import keras_deeplab as kd
+from keras_deeplab.networks import layers
 from keras_deeplab.zoo import table
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -52,3 +53,11 @@ def test_full_size_logits_from_a_file_equal_the_originals(name, golden, tmp_path
             difference = np.abs(sample(np.asarray(values)) - expected[key]).max() / expected[f"{key}/std"]
             print(f"{key} {difference:.1e}")
             assert difference <= 1e-4, key
+    monkeypatch.setattr(layers, "winograd_pays", lambda *_, **__: True)  # it does not on maps as small as these
+    folded = kd.fold_norms(model)
+    for height, width in FULL_SIZES:
+        key = f"{name}/{height}x{width}/logits"
+        values = sample(np.asarray(folded(images(height, width))))
+        difference = np.abs(values - expected[key]).max() / expected[f"{key}/std"]
+        print(f"{key} by Winograd's convolutions {difference:.1e}")
+        assert difference <= 1e-4, key
