@@ -3,6 +3,7 @@
 import contextlib
 import os
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass
@@ -10,12 +11,21 @@ class Place:
     """Where to train.
 
     Attributes:
-        scope: of the strategy that the model is built in.
+        strategy: a `tf.distribute.Strategy`, or None.
         process: (index, count) of the processes that share each batch.
     """
 
-    scope: contextlib.AbstractContextManager
+    strategy: Any = None
     process: tuple[int, int] = (0, 1)
+
+    @property
+    def scope(self):
+        """What the model is built in."""
+        return self.strategy.scope() if self.strategy else contextlib.nullcontext()
+
+    def shared(self, data):
+        """Batches as `fit` takes them."""
+        return shared_by_processors(self.strategy, data) if self.strategy and not gpus() else data
 
     @property
     def first(self):
@@ -52,17 +62,41 @@ def place(options, batch):
         raise ValueError("--devices is TensorFlow's. JAX takes all that it sees: set CUDA_VISIBLE_DEVICES.")
     if backend == "jax":
         return jax_devices(options, batch)
-    gpus = tf.config.list_physical_devices("GPU") if backend == "tensorflow" else []
-    count = options.devices or max(1, len(gpus))
-    if gpus and count > len(gpus):
-        raise ValueError(f"This machine has {len(gpus)} GPUs. Received: --devices {count}.")
+    here = len(gpus()) if backend == "tensorflow" else 0
+    count = options.devices or max(1, here)
+    if here and count > here:
+        raise ValueError(f"This machine has {here} GPUs. Received: --devices {count}.")
     if count == 1:
-        return Place(contextlib.nullcontext())
+        return Place()
     require_divided(batch, count)
-    if not gpus:
-        part = tf.config.LogicalDeviceConfiguration()
-        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [part] * count)
-    return Place(tf.distribute.MirroredStrategy([f"{'GPU' if gpus else 'CPU'}:{i}" for i in range(count)]).scope())
+    return Place(tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(count)]) if here else processors(count))
+
+
+def gpus():
+    import tensorflow as tf
+
+    return tf.config.list_physical_devices("GPU")
+
+
+def processors(count):
+    """A strategy over equal parts of the processor; TensorFlow must not have been used before."""
+    import tensorflow as tf
+
+    part = tf.config.LogicalDeviceConfiguration()
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [part] * count)
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)])
+
+
+def shared_by_processors(strategy, data):
+    """The batches for each part of the processor.
+
+    Fetched ahead to each device, as is usual, the end of `fit` may wait for a minute (TensorFlow 2.21).
+    """
+    import tensorflow as tf
+
+    return strategy.experimental_distribute_dataset(
+        data, tf.distribute.InputOptions(experimental_fetch_to_device=False)
+    )
 
 
 def jax_devices(options, batch):
@@ -79,7 +113,7 @@ def jax_devices(options, batch):
     if count > 1:
         require_divided(batch, count)
         keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
-    return Place(contextlib.nullcontext(), process)
+    return Place(process=process)
 
 
 def require_divided(batch, count):

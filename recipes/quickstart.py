@@ -14,6 +14,7 @@ import numpy as np
 
 import recipes
 from recipes import command
+from recipes.devices import processors, shared_by_processors
 from recipes.scenes import CLASSES, HEIGHT, WIDTH, page, read_scenes, write_scenes
 
 ROW = "deeplabv3plus_r18_cityscapes"
@@ -88,15 +89,11 @@ def two_devices():
             f"Received: {keras.backend.backend()}."
         )
     tf.config.set_visible_devices([], "GPU")  # the same result on every machine
-    half = tf.config.LogicalDeviceConfiguration()
-    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [half, half])
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    return processors(2)
 
 
 def train(strategy, folders, steps, seed):
     """A narrow network after `steps` steps on the scenes in `folders` (images, labels)."""
-    import tensorflow as tf
-
     import keras_deeplab as kd
 
     recipe = recipes.find(ROW).replace(**SMALL)
@@ -105,10 +102,7 @@ def train(strategy, folders, steps, seed):
     )
     recipe.compile(model, steps, LEARNING_RATE)
     data = recipe.training_data(*folders, batch=BATCH, crop=CROP, seed=seed, reduce_zero_label=False)
-    # Fetched ahead to each device, as is usual, the end of `fit` may wait for a minute (TensorFlow 2.21).
-    as_needed = tf.distribute.InputOptions(experimental_fetch_to_device=False)
-    data = strategy.experimental_distribute_dataset(data.take(steps), as_needed)
-    model.fit(data, steps_per_epoch=steps, shuffle=False)
+    model.fit(shared_by_processors(strategy, data.take(steps)), steps_per_epoch=steps, shuffle=False)
     return model
 
 

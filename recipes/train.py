@@ -61,6 +61,7 @@ def main(argv):
             start_step=done,
             process=devices.process,
         )
+        data = devices.shared(data.take(steps - done))
         fit(run, data, options, validation if devices.first else None, devices.first)
     if devices.first:
         with progress.alone():
@@ -205,7 +206,7 @@ def fit(run, data, options, validation, first):
         listeners += [resume.Checkpoint(run, options.save_every, stop, watch.weights)] if first else []
         try:
             run.model.fit(
-                data.take(run.steps - run.done),
+                data,
                 steps_per_epoch=run.steps - run.done,
                 callbacks=[progress.Steps(run.done, listeners)],
                 shuffle=False,

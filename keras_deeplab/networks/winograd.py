@@ -106,30 +106,20 @@ def _convolution(x, kernel, rate):
     chunks = -(-tiles // TILES_AT_ONCE)
     count = -(-tiles // chunks)  # tiles in each; the last chunk repeats some
 
-    def add_group(j, outputs, is_first=False):
+    def transformed(j):
+        """A group's channels of the padded map, and of the kernel."""
         part = tf.pad(x[:, :, :, j], [[0, 0], [rate, below], [rate, right], [0, 0]])
-        part = tf.reshape(part, [-1, group])
-        points = tf.reshape(tf.matmul(kernel_to_points, kernel[:, j]), [REACH**2, group, filters])
+        points = tf.matmul(kernel_to_points, kernel[:, j])
+        return tf.reshape(part, [-1, group]), tf.reshape(points, [REACH**2, group, filters])
 
-        def add_chunk(i, outputs):
-            pixels = tf.slice(first, [tf.minimum(i * count, tiles - count)], [count]) + around
-            values = tf.matmul(to_points, tf.reshape(tf.gather(part, pixels), [REACH**2, count * group]))
-            products = tf.matmul(tf.reshape(values, [REACH**2, count, group]), points)
-            output = tf.matmul(to_pixels, tf.reshape(products, [REACH**2, count * filters]))
-            output = tf.reshape(output, [TILE**2 * count, filters])
-            return i + 1, outputs.write(i, output if is_first else outputs.read(i) + output)
+    def chunk_of(i, part, points):
+        pixels = tf.slice(first, [tf.minimum(i * count, tiles - count)], [count]) + around
+        values = tf.matmul(to_points, tf.reshape(tf.gather(part, pixels), [REACH**2, count * group]))
+        products = tf.matmul(tf.reshape(values, [REACH**2, count, group]), points)
+        output = tf.matmul(to_pixels, tf.reshape(products, [REACH**2, count * filters]))
+        return tf.reshape(output, [TILE**2 * count, filters])
 
-        return tf.while_loop(lambda i, _: i < chunks, add_chunk, [0, outputs], parallel_iterations=1)[1]
-
-    outputs = tf.TensorArray(tf.float32, chunks, element_shape=[None, filters], clear_after_read=False)
-    outputs = add_group(0, outputs, is_first=True)
-    if groups > 1:
-        _, outputs = tf.while_loop(
-            lambda j, _: j < groups,
-            lambda j, outputs: (j + 1, add_group(j, outputs)),
-            [1, outputs],
-            parallel_iterations=1,
-        )
+    outputs = (_summed if isinstance(tiles, int) else _summed_by_loops)(groups, chunks, transformed, chunk_of)
 
     # Where a pixel of the output is among them: in which tile, and which pixel of it.
     (row, y), (column, x) = (_tile_of(size, rate) for size in (height, width))
@@ -137,7 +127,43 @@ def _convolution(x, kernel, rate):
     chunk = tf.minimum(tile // count, chunks - 1)
     start = tf.minimum(chunk * count, tiles - count)
     place = (chunk * TILE**2 + y[:, None] * TILE + x) * count + tile - start
-    return tf.gather(tf.reshape(outputs.stack(), [-1, filters]), place)
+    return tf.gather(tf.reshape(outputs, [-1, filters]), place)
+
+
+def _summed(groups, chunks, transformed, chunk_of):
+    """The sum over groups of channels of each chunk, the chunks one below the other. No loops: converters know few."""
+    import tensorflow as tf
+
+    sums, before = [None] * chunks, []
+    for j in range(groups):
+        with tf.control_dependencies(before):  # one after another, for memory's sake
+            operands = transformed(j)
+        for i in range(chunks):
+            with tf.control_dependencies(before):
+                output = chunk_of(i, *operands)
+                sums[i] = output if j == 0 else sums[i] + output
+            before = [sums[i]]
+    return tf.concat(sums, 0)
+
+
+def _summed_by_loops(groups, chunks, transformed, chunk_of):
+    """The same where the number of chunks is a tensor."""
+    import tensorflow as tf
+
+    def add_group(j, sums):
+        operands = transformed(j)
+
+        def add_chunk(i, sums):
+            output = chunk_of(i, *operands)
+            return i + 1, sums.write(i, output if isinstance(j, int) else sums.read(i) + output)
+
+        return j + 1, tf.while_loop(lambda i, _: i < chunks, add_chunk, [0, sums], parallel_iterations=1)[1]
+
+    sums = tf.TensorArray(tf.float32, chunks, element_shape=[None, None], infer_shape=False, clear_after_read=False)
+    state = add_group(0, sums)
+    if groups > 1:
+        state = tf.while_loop(lambda j, _: j < groups, add_group, state, parallel_iterations=1)
+    return state[1].concat()
 
 
 def _tile_of(size, rate):

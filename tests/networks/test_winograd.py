@@ -28,8 +28,8 @@ def any_size(kernel, rate):
     return tf.function(lambda x: winograd.winograd_conv2d(x, kernel, rate), input_signature=signature)
 
 
-def compiled(kernel, rate):
-    return tf.function(lambda x: winograd.winograd_conv2d(x, kernel, rate), jit_compile=True)
+def one_size(kernel, rate, jit_compile):
+    return tf.function(lambda x: winograd.winograd_conv2d(x, kernel, rate), jit_compile=jit_compile)
 
 
 @pytest.mark.parametrize("at_once", [256, 7])
@@ -44,7 +44,7 @@ def test_it_equals_the_convolution_at_any_size_and_rate(n, height, width, rate, 
     x, kernel = operands(n, height, width, 24, 5)  # 6 channels at once divide 24; 255 are more than there are
     expected = exact(x, kernel, rate)
     ways = [lambda x: winograd.winograd_conv2d(x, kernel, rate), any_size(kernel, rate)]
-    for way in ways + [compiled(kernel, rate)] * (at_once == 7):
+    for way in ways + [one_size(kernel, rate, jit_compile=at_once == 7)]:
         np.testing.assert_allclose(way(x), expected, atol=2e-5 * max(expected.std(), 0.1))
 
 

@@ -9,6 +9,7 @@ from drawn import picture
 from narrow import drawn
 
 import keras_deeplab as kd
+from keras_deeplab.networks import layers
 from keras_deeplab.serving.converted import default_size, export_litert, export_onnx
 
 SIZE = (60, 80)
@@ -79,9 +80,11 @@ def test_openvino_takes_the_tensor_signature(kind, models, signatures):
 
 
 @pytest.mark.slow
-def test_tf2onnx_takes_the_tensor_signature_of_one_size(models, tmp_path):
+@pytest.mark.parametrize("by_winograd", [False, True])
+def test_tf2onnx_takes_the_tensor_signature_of_one_size(models, tmp_path, by_winograd, monkeypatch):
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
     tf2onnx = pytest.importorskip("tf2onnx", reason="needs tf2onnx")
+    monkeypatch.setattr(layers, "winograd_pays", lambda *_, **__: by_winograd)
     kd.export_saved_model(models["whole"], tmp_path / "1", size=SIZE)
     loaded = tf.saved_model.load(tmp_path / "1")  # owns the weights
     signature = loaded.signatures["tensor"]
