@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_deeplab.networks.layers import After, GlobalMean, ResizeLike, conv_norm_module
+from keras_deeplab.networks.layers import GlobalMean, ResizeLike, conv_norm_module
 
 
 def aspp(x, channels, rates, *, separable, align_corners, folded):
@@ -20,12 +20,11 @@ def aspp(x, channels, rates, *, separable, align_corners, folded):
     branches = [image_pool(x, channels, align_corners=align_corners, folded=folded)]
     for i, rate in enumerate(rates):
         name = f"decode_head-aspp_modules-{i}"
-        features = After(name=f"{name}-after")([x, branches[-1]])
         if rate > 1 and separable:
-            branches.append(separable_conv(features, channels, rate=rate, folded=folded, name=name))
+            branches.append(separable_conv(x, channels, rate=rate, folded=folded, name=name))
         else:
             size = 3 if rate > 1 else 1
-            branches.append(conv_norm_module(features, channels, size, rate=rate, folded=folded, name=name))
+            branches.append(conv_norm_module(x, channels, size, rate=rate, folded=folded, name=name))
     x = keras.layers.Concatenate(name="decode_head-concat")(branches)  # (N, h, w, 5 * channels)
     return conv_norm_module(x, channels, 3, folded=folded, name="decode_head-bottleneck")
 

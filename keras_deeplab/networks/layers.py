@@ -15,7 +15,6 @@ from keras import ops
 from keras_deeplab.networks.winograd import winograd_conv2d, winograd_pays
 
 __all__ = [
-    "After",
     "AtrousConv2D",
     "AtrousDepthwiseConv2D",
     "BatchNorm",
@@ -33,6 +32,7 @@ serializable = keras.saving.register_keras_serializable("keras_deeplab")
 # ImageNet statistics in the order R, G, B, in units of 0..255: those of all released models.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
+FAR = 8  # rates of ASPP, beyond those of the backbone
 
 
 @contextmanager
@@ -115,7 +115,7 @@ def _atrous_conv2d(x, kernel, rate, for_inference=False):
     import tensorflow as tf
 
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
-    is_direct = rate == 1 or ((on_gpu or rate < 8) and _direct_atrous_trains(x.dtype.name))
+    is_direct = rate == 1 or ((on_gpu or rate < FAR) and _direct_atrous_trains(x.dtype.name))
 
     def plain():
         return tf.nn.conv2d(x, kernel, 1, "SAME", dilations=rate) if is_direct else _clipped_conv2d(x, kernel, rate)
@@ -173,13 +173,14 @@ def _clipped_conv2d(x, kernel, rate):
             rows = [tf.stack([to_kernel[i, j] for j in range(3)]) for i in range(3)]
             return tf.ensure_shape(to_x, x.shape), tf.stack(rows)
 
-        total = None
+        totals = []
         for tap in taps:
             top, bottom, left, right = reached(*tap)
-            part = tf.matmul(cut(x, top, bottom, left, right), kernel[tap])
-            part = put(part, bottom, top, right, left, filters)
-            total = part if total is None else total + part
-        return tf.ensure_shape(total, [*x.shape[:3], filters]), gradient
+            with tf.control_dependencies(totals[-2:-1]):  # else TensorFlow may cut all nine parts first
+                part = cut(x, top, bottom, left, right)
+            part = put(tf.matmul(part, kernel[tap]), bottom, top, right, left, filters)
+            totals.append(totals[-1] + part if totals else part)
+        return tf.ensure_shape(totals[-1], [*x.shape[:3], filters]), gradient
 
     return convolution(x, tf.convert_to_tensor(kernel))  # a variable in it would want a gradient of its own
 
@@ -212,8 +213,9 @@ class AtrousConv2D(keras.layers.Conv2D):
         return super().convolution_op(inputs, kernel)
 
     def call(self, inputs):
-        outputs = self.convolution_op(inputs, self.kernel)
-        return outputs if self.bias is None else _add_bias(outputs, self.bias)
+        if self.bias is None:
+            return self.convolution_op(inputs, self.kernel)
+        return _add_bias(_in_turn(lambda x: self.convolution_op(x, self.kernel), inputs, self.dilation_rate), self.bias)
 
 
 @serializable
@@ -231,14 +233,15 @@ class AtrousDepthwiseConv2D(keras.layers.DepthwiseConv2D):
         super().__init__(kernel_size, **{**kwargs, "padding": "same", "data_format": "channels_last"})
 
     def call(self, inputs):
+        if self.bias is None:
+            return self._convolution(inputs)
+        return _add_bias(_in_turn(self._convolution, inputs, self.dilation_rate), self.bias)
+
+    def _convolution(self, inputs):
         rate = self.dilation_rate[0]
         if keras.backend.backend() == "tensorflow":
-            outputs = _interleaved_depthwise_conv2d(inputs, ops.convert_to_tensor(self.kernel), rate)
-        else:
-            outputs = ops.depthwise_conv(
-                inputs, self.kernel, padding="same", dilation_rate=rate, data_format="channels_last"
-            )
-        return outputs if self.bias is None else _add_bias(outputs, self.bias)
+            return _interleaved_depthwise_conv2d(inputs, ops.convert_to_tensor(self.kernel), rate)
+        return ops.depthwise_conv(inputs, self.kernel, padding="same", dilation_rate=rate, data_format="channels_last")
 
 
 def _interleaved_depthwise_conv2d(x, kernel, rate):
@@ -281,6 +284,24 @@ def _interleaved_depthwise_conv2d(x, kernel, rate):
         return join(tf.nn.depthwise_conv2d(split(x), kernel, *options)), gradient
 
     return convolution(x, tf.convert_to_tensor(kernel))  # a variable in it would want a gradient of its own
+
+
+def _in_turn(convolution, x, rate):
+    """`convolution(x)`; in a graph of TensorFlow, far ones one after another.
+
+    They are the branches of ASPP. All at once, as TensorFlow would run them, V3's take 300 MB more at 512x1024.
+    """
+    if max(rate) < FAR or keras.backend.backend() != "tensorflow":
+        return convolution(x)
+    import tensorflow as tf
+
+    if tf.executing_eagerly():
+        return convolution(x)
+    graph = tf.compat.v1.get_default_graph()
+    with tf.control_dependencies(graph.get_collection(_in_turn.__qualname__)[-1:]):
+        outputs = convolution(tf.identity(x))
+    graph.add_to_collection(_in_turn.__qualname__, outputs)
+    return outputs
 
 
 def _add_bias(x, bias):
@@ -401,23 +422,6 @@ class Normalize(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-
-@serializable
-class After(keras.layers.Layer):
-    """The first of two inputs, once the second is there: branches in turn need less memory than TensorFlow's all at once."""
-
-    def call(self, inputs):
-        x, other = inputs
-        if keras.backend.backend() != "tensorflow":
-            return x
-        import tensorflow as tf
-
-        with tf.control_dependencies([other]):
-            return tf.identity(x)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape[0]
 
 
 @serializable
