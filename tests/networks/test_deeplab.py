@@ -1,5 +1,7 @@
 """What a model promises beside its logits: it changes nothing when called, takes any size and type, keeps itself in a file."""
 
+import hashlib
+
 import keras
 import numpy as np
 import pytest
@@ -158,3 +160,10 @@ def test_v3_takes_no_decoder_width():
 def test_every_colour_of_the_default_palette_is_another():
     palette = kd.DeepLabV3(60, depth=18).palette
     assert len(set(palette)) == 60 and palette[1] == (128, 0, 0)
+
+
+@pytest.mark.parametrize("name, digest", [(ROW, "14a0d15018e74e75"), (DENSE, "1be58a651bda997d")])
+def test_layers_keep_their_order(name, digest):
+    # Keras names the weights in a .keras file by it: in another order, files saved before are not read.
+    names = " ".join(layer.name for layer in drawn(name, auxiliary_head=True).layers if layer.weights)
+    assert hashlib.sha256(names.encode()).hexdigest()[:16] == digest
