@@ -34,6 +34,12 @@ def tiles_along(size, rate):
     return -(-size // (rate * TILE))
 
 
+def group_of(channels):
+    """Channels at once: the largest divisor up to `CHANNELS_AT_ONCE`; all, if that is less than a quarter of it."""
+    largest = max(size for size in range(1, CHANNELS_AT_ONCE + 1) if channels % size == 0)
+    return channels if largest < min(channels, CHANNELS_AT_ONCE / 4) else largest
+
+
 def winograd_pays(x, kernel, rate, products):
     """Whether the transforms cost less than they save.
 
@@ -85,7 +91,7 @@ def _convolution(x, kernel, rate):
     n, height, width, channels = ops.shape(x)
     filters = kernel.shape[-1]
     to_points, kernel_to_points, to_pixels = matrices()
-    group = int(np.gcd(channels, CHANNELS_AT_ONCE)) if channels > CHANNELS_AT_ONCE else channels
+    group = group_of(channels)
     groups = channels // group
     kernel = tf.reshape(kernel, [9, groups, group * filters])
 

@@ -48,6 +48,11 @@ def test_it_equals_the_convolution_at_any_size_and_rate(n, height, width, rate, 
         np.testing.assert_allclose(way(x), expected, atol=2e-5 * max(expected.std(), 0.1))
 
 
+@pytest.mark.parametrize("channels, group", [(2560, 512), (640, 320), (650, 325), (641, 641), (1282, 1282), (24, 24)])
+def test_channels_of_any_number_fall_into_few_groups(channels, group):
+    assert winograd.group_of(channels) == group
+
+
 def test_its_rounding_error_is_a_small_multiple_of_the_plain_ones():
     x, kernel = operands(1, 24, 24, 256, 64)
     expected = exact(x, kernel, 1)
