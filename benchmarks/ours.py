@@ -34,10 +34,15 @@ def build(row, precision, is_narrow, classes=None, **options):
 
 def forward(row, precision, size, batch=1, is_narrow=False, classes=None, key=None):
     """Pictures in, logits at their size out: the folded network in a graph of any size, as `segment` runs it."""
-    folded = kd.fold_norms(build(row, precision, is_narrow, classes))
+    model = build(row, precision, is_narrow, classes)
+    folded = kd.fold_norms(model)
     run = tf.function(folded, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
     x = tf.constant(images(*size, batch))
-    return lambda: run(x), {"flop": flop(folded, batch, *size)}
+
+    def once(_kept=model):  # freed, its memory would be the pass's, which would seem to need less
+        return run(x)
+
+    return once, {"flop": flop(folded, batch, *size)}
 
 
 def flop(model, batch, height, width):

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_deeplab.networks.winograd import winograd_conv2d, winograd_pays
+from keras_deeplab.networks.winograd import in_function, winograd_conv2d, winograd_pays
 
 __all__ = [
     "AtrousConv2D",
@@ -33,6 +33,7 @@ serializable = keras.saving.register_keras_serializable("keras_deeplab")
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 FAR = 8  # rates of ASPP, beyond those of the backbone
+PIXELS_AT_ONCE = 2048  # whose parts are cut out: 17 MB of DeepLabV3's features
 
 
 @contextmanager
@@ -118,7 +119,9 @@ def _atrous_conv2d(x, kernel, rate, for_inference=False):
     is_direct = rate == 1 or ((on_gpu or rate < FAR) and _direct_atrous_trains(x.dtype.name))
 
     def plain():
-        return tf.nn.conv2d(x, kernel, 1, "SAME", dilations=rate) if is_direct else _clipped_conv2d(x, kernel, rate)
+        if is_direct:
+            return tf.nn.conv2d(x, kernel, 1, "SAME", dilations=rate)
+        return in_function(_clipped_conv2d, x, kernel, rate) if for_inference else _clipped_conv2d(x, kernel, rate)
 
     def reached(side):  # by the three taps along an axis
         beyond = 0 if is_direct else min(rate, side) if isinstance(side, int) else tf.minimum(rate, side)
@@ -136,51 +139,70 @@ def _atrous_conv2d(x, kernel, rate, for_inference=False):
 def _clipped_conv2d(x, kernel, rate):
     """Each tap is a matrix product over the part of the map that it reaches; the results are shifted and added.
 
-    The gradient cuts the parts anew: kept until then, they would take up to nine times the memory of `x`.
+    A map of unknown size is cut some rows at a time: parts of it all would take twice its memory. The gradient cuts the
+    parts anew: kept until then, they would take up to nine times the memory of `x`.
     """
     import tensorflow as tf
 
     n, height, width, channels = tf.unstack(tf.shape(x))
     filters = kernel.shape[-1]
+    taps = [(1, 1)] + [(i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)]
 
-    def reached(i, j):
-        """What tap (i, j) leaves out of its input at the top, bottom, left and right; of its output the opposite."""
-        # A tap further away than the map is wide reaches nothing: its part is empty.
-        dy, dx = (i - 1) * tf.minimum(rate, height), (j - 1) * tf.minimum(rate, width)
-        return [tf.maximum(d, 0) for d in (dy, -dy, dx, -dx)]
+    def beyond(tap, first, end, side):
+        """Of the output's pixels from `first` to `end` along an axis: how many have the tap before the map, and behind."""
+        shift = (tap - 1) * rate
+        return [tf.clip_by_value(count, 0, end - first) for count in (-first - shift, end + shift - side)]
 
     def cut(x, top, bottom, left, right):
         return tf.reshape(x[:, top : height - bottom, left : width - right], [-1, x.shape[-1]])
-
-    def put(part, top, bottom, left, right, depth):
-        part = tf.reshape(part, [n, height - top - bottom, width - left - right, depth])
-        return tf.pad(part, [[0, 0], [top, bottom], [left, right], [0, 0]])
-
-    taps = [(1, 1)] + [(i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)]
 
     @tf.custom_gradient
     def convolution(x, kernel):
         def gradient(upstream):
             to_x, to_kernel = None, {}
-            for tap in taps:
-                top, bottom, left, right = reached(*tap)
+            for i, j in taps:
+                (top, bottom), (left, right) = beyond(i, 0, height, height), beyond(j, 0, width, width)
                 # One tap after the other, and none at the time of the way there.
                 with tf.control_dependencies([upstream if to_x is None else to_x]):
-                    above = cut(upstream, bottom, top, right, left)
-                    to_kernel[tap] = tf.matmul(cut(x, top, bottom, left, right), above, transpose_a=True)
-                    part = put(tf.matmul(above, kernel[tap], transpose_b=True), top, bottom, left, right, channels)
+                    above = cut(upstream, top, bottom, left, right)
+                    to_kernel[i, j] = tf.matmul(cut(x, bottom, top, right, left), above, transpose_a=True)
+                    part = tf.matmul(above, kernel[i, j], transpose_b=True)
+                    part = tf.reshape(part, [n, height - top - bottom, width - left - right, channels])
+                    part = tf.pad(part, [[0, 0], [bottom, top], [right, left], [0, 0]])
                     to_x = part if to_x is None else to_x + part
             rows = [tf.stack([to_kernel[i, j] for j in range(3)]) for i in range(3)]
             return tf.ensure_shape(to_x, x.shape), tf.stack(rows)
 
-        totals = []
-        for tap in taps:
-            top, bottom, left, right = reached(*tap)
-            with tf.control_dependencies(totals[-2:-1]):  # else TensorFlow may cut all nine parts first
-                part = cut(x, top, bottom, left, right)
-            part = put(tf.matmul(part, kernel[tap]), bottom, top, right, left, filters)
-            totals.append(totals[-1] + part if totals else part)
-        return tf.ensure_shape(totals[-1], [*x.shape[:3], filters]), gradient
+        matrices = tf.reshape(kernel, [9, *kernel.shape[2:]])  # of which one can be taken without a copy
+
+        def rows_of(pictures, first, end):
+            """The output's rows from `first` to `end` of some pictures."""
+            totals = []
+            for i, j in taps:
+                (top, bottom), (left, right) = beyond(i, first, end, height), beyond(j, 0, width, width)
+                down, across = (i - 1) * rate, (j - 1) * rate
+                with tf.control_dependencies(totals[-2:-1]):  # else TensorFlow may cut all parts first
+                    part = x[pictures, first + top + down : end - bottom + down, left + across : width - right + across]
+                count = tf.shape(part)[0]
+                part = tf.matmul(tf.reshape(part, [-1, channels]), matrices[3 * i + j])
+                part = tf.reshape(part, [count, end - first - top - bottom, width - left - right, filters])
+                part = tf.pad(part, [[0, 0], [top, bottom], [left, right], [0, 0]])
+                totals.append(totals[-1] + part if totals else part)
+            return totals[-1]
+
+        if None not in x.shape[1:3]:  # XLA and converters know no loop over parts of which the last is smaller
+            return tf.ensure_shape(rows_of(slice(None), 0, height), [*x.shape[:3], filters]), gradient
+        at_once = tf.maximum(PIXELS_AT_ONCE // width, 1)
+        bands = -(-height // at_once)
+
+        def add_band(k, outputs):
+            picture, first = k // bands, k % bands * at_once
+            rows = rows_of(slice(picture, picture + 1), first, tf.minimum(first + at_once, height))
+            return k + 1, outputs.write(k, tf.reshape(rows, [-1, filters]))
+
+        outputs = tf.TensorArray(x.dtype, n * bands, element_shape=[None, filters], infer_shape=False)
+        _, outputs = tf.while_loop(lambda k, _: k < n * bands, add_band, [0, outputs], parallel_iterations=1)
+        return tf.reshape(outputs.concat(), [n, height, width, filters]), gradient
 
     return convolution(x, tf.convert_to_tensor(kernel))  # a variable in it would want a gradient of its own
 

@@ -72,17 +72,24 @@ def winograd_conv2d(x, kernel, rate):
     Returns:
         (N, H, W, F) float32, within rounding what `tf.nn.conv2d` gives.
     """
+    return in_function(_convolution, x, kernel, rate)
+
+
+def in_function(convolution, x, kernel, rate):
+    """`convolution` as a function that the layers of a graph share: inlined, R-101 takes 4 s longer to begin."""
     import tensorflow as tf
 
-    return (_convolution if tf.executing_eagerly() else _shared())(x, tf.convert_to_tensor(kernel), rate)
+    kernel = tf.convert_to_tensor(kernel)
+    if tf.executing_eagerly():
+        return convolution(x, kernel, rate)
+    return _shared(convolution)(x, kernel, tf.constant(rate) if None in x.shape else rate)
 
 
 @cache
-def _shared():
-    """`_convolution` as a function that the layers of a graph share: inlined, R-101 takes 4 s longer to begin."""
+def _shared(convolution):
     import tensorflow as tf
 
-    return tf.function(_convolution, autograph=False, experimental_attributes={"_noinline": True})
+    return tf.function(convolution, autograph=False, experimental_attributes={"_noinline": True})
 
 
 def _convolution(x, kernel, rate):
@@ -97,30 +104,30 @@ def _convolution(x, kernel, rate):
 
     rows, columns = (rate * tiles_along(size, rate) for size in (height, width))  # of tiles
     tiles = n * rows * columns
-    below, right = (TILE * count + rate - size for count, size in ((rows, height), (columns, width)))
-    x = tf.reshape(x, [n, height, width, groups, group])
-    pitch = TILE * columns + 2 * rate  # pixels in a row of the padded map
-    area = pitch * (TILE * rows + 2 * rate)
+    nowhere = n * height * width  # the number of a pixel beyond the map; all are numbered
 
-    def begin(count):  # where tiles begin along an axis
-        return tf.reshape(tf.range(rate)[:, None] + tf.range(count // rate) * (TILE * rate), [-1])
+    def taps(size, step):
+        """Along an axis: the place of each of the `REACH` pixels of every tile, grid by grid."""
+        first = tf.range(rate)[:, None] + tf.range(tiles_along(size, rate)) * (TILE * rate)
+        place = tf.reshape(first, [-1]) + tf.range(-1, REACH - 1)[:, None] * rate
+        return tf.where((place >= 0) & (place < size), place * step, nowhere)
 
-    first = tf.reshape(_outer_sum(tf.range(n) * area, begin(rows) * pitch, begin(columns)), [-1])
-    taps = tf.range(REACH) * rate
-    around = tf.reshape(taps[:, None] * pitch + taps, [-1, 1])  # the pixels that a tile depends on, from its first
+    pixels = taps(height, width)[:, None, None, :, None] + taps(width, 1)[:, None, None]
+    pixels = tf.minimum(pixels + tf.reshape(tf.range(n) * (height * width), [-1, 1, 1]), nowhere)
+    pixels = tf.reshape(pixels, [REACH**2, tiles])  # that a tile depends on
+    x = tf.reshape(x, [-1, groups, group])
 
     chunks = -(-tiles // TILES_AT_ONCE)
     count = -(-tiles // chunks)  # tiles in each; the last chunk repeats some
 
     def transformed(j):
-        """A group's channels of the padded map, and of the kernel."""
-        part = tf.pad(x[:, :, :, j], [[0, 0], [rate, below], [rate, right], [0, 0]])
+        """A group's channels of all pixels, zeros for `nowhere`, and of the kernel."""
         points = tf.matmul(kernel_to_points, kernel[:, j])
-        return tf.reshape(part, [-1, group]), tf.reshape(points, [REACH**2, group, filters])
+        return tf.pad(x[:, j], [[0, 1], [0, 0]]), tf.reshape(points, [REACH**2, group, filters])
 
     def chunk_of(i, part, points):
-        pixels = tf.slice(first, [tf.minimum(i * count, tiles - count)], [count]) + around
-        values = tf.matmul(to_points, tf.reshape(tf.gather(part, pixels), [REACH**2, count * group]))
+        values = tf.gather(part, tf.slice(pixels, [0, tf.minimum(i * count, tiles - count)], [REACH**2, count]))
+        values = tf.matmul(to_points, tf.reshape(values, [REACH**2, count * group]))
         products = tf.matmul(tf.reshape(values, [REACH**2, count, group]), points)
         output = tf.matmul(to_pixels, tf.reshape(products, [REACH**2, count * filters]))
         return tf.reshape(output, [TILE**2 * count, filters])
@@ -157,10 +164,12 @@ def _summed_by_loops(groups, chunks, transformed, chunk_of):
     import tensorflow as tf
 
     def add_group(j, sums):
-        operands = transformed(j)
+        with tf.control_dependencies([sums.flow]):  # one after another here too
+            operands = transformed(j)
 
         def add_chunk(i, sums):
-            output = chunk_of(i, *operands)
+            with tf.control_dependencies([sums.flow]):
+                output = chunk_of(i, *operands)
             return i + 1, sums.write(i, output if isinstance(j, int) else sums.read(i) + output)
 
         return j + 1, tf.while_loop(lambda i, _: i < chunks, add_chunk, [0, sums], parallel_iterations=1)[1]
