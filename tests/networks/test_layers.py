@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_deeplab.networks import layers
 from keras_deeplab.networks.layers import (
     AtrousConv2D,
     AtrousDepthwiseConv2D,
@@ -96,6 +97,47 @@ def test_a_convolution_in_parts_and_its_gradient_equal_the_whole_one(in_parts, w
         results.append([y, *tape.gradient(loss, [x, kernel])])
     for expected, found in zip(*results, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * float(tf.reduce_max(tf.abs(expected))))
+
+
+@pytest.mark.parametrize("pixels_at_once", [1, 40])  # a row at a time; three rows of twelve pixels, of the last band less
+@pytest.mark.parametrize("height, width, rate", [(10, 12, 8), (5, 30, 24), (1, 1, 12)])
+def test_a_map_of_unknown_size_is_clipped_some_rows_at_a_time(height, width, rate, pixels_at_once, monkeypatch):
+    import tensorflow as tf
+
+    monkeypatch.setattr(layers, "PIXELS_AT_ONCE", pixels_at_once)
+    x = tf.constant(random.standard_normal((2, height, width, 3)), tf.float32)
+    kernel = tf.constant(random.standard_normal((3, 3, 3, 4)), tf.float32)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec(kernel.shape)])
+    def result_and_gradient(x, kernel):
+        y = _clipped_conv2d(x, kernel, rate)
+        return y, *tf.gradients(tf.reduce_sum(y**2), [x, kernel])
+
+    found = result_and_gradient(x, kernel)
+    with tf.GradientTape() as tape:
+        tape.watch([x, kernel])
+        y = direct(x, kernel, rate)
+        loss = tf.reduce_sum(y**2)
+    for expected, value in zip([y, *tape.gradient(loss, [x, kernel])], found, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-4 * float(tf.reduce_max(tf.abs(expected))))
+
+
+@pytest.mark.parametrize("rate", [12, 36])  # by Winograd's transform; clipped
+def test_a_far_convolution_takes_less_memory_than_its_input(rate):
+    import tensorflow as tf
+
+    layer = AtrousConv2D(256, 3, dilation_rate=rate)
+    layer.build((None, None, None, 2048))
+    graph = tf.function(layer, input_signature=[tf.TensorSpec([None, None, None, 2048])])
+    x = tf.zeros([1, 64, 128, 2048])
+    graph(x)
+    before = tf.config.experimental.get_memory_info("CPU:0")["current"]
+    if not before:
+        pytest.skip("TensorFlow counts no memory here")
+    tf.config.experimental.reset_memory_stats("CPU:0")
+    y = graph(x)
+    taken = tf.config.experimental.get_memory_info("CPU:0")["peak"] - before - y.numpy().nbytes
+    assert taken < x.numpy().nbytes  # 2.2 times as much if parts of it all are cut at once
 
 
 @pytest.mark.parametrize("in_parts, filters", [(_clipped_conv2d, 4), (_interleaved_depthwise_conv2d, 1)])
