@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import itertools
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -256,6 +257,8 @@ def main(argv):
     options = arguments.parse_args(argv)
     if unknown := set(options.lines) - set(LINES):
         raise ValueError(f"A line is one of {', '.join(LINES)}. Received: {', '.join(sorted(unknown))}.")
+    if options.original and not shutil.which(options.original):
+        raise ValueError(f"--original is an interpreter that has mmsegmentation. There is none: {options.original}.")
     rows = [table.find(row).name for row in options.rows or ()]
     kept = Path(options.json) if options.json else None
     if kept:

@@ -131,9 +131,10 @@ def test_a_far_convolution_takes_less_memory_than_its_input(rate):
     graph = tf.function(layer, input_signature=[tf.TensorSpec([None, None, None, 2048])])
     x = tf.zeros([1, 64, 128, 2048])
     graph(x)
-    before = tf.config.experimental.get_memory_info("CPU:0")["current"]
-    if not before:
-        pytest.skip("TensorFlow counts no memory here")
+    try:
+        before = tf.config.experimental.get_memory_info("CPU:0")["current"]
+    except ValueError:
+        pytest.skip("TensorFlow counts a processor's memory with oneDNN alone")
     tf.config.experimental.reset_memory_stats("CPU:0")
     y = graph(x)
     taken = tf.config.experimental.get_memory_info("CPU:0")["peak"] - before - y.numpy().nbytes
