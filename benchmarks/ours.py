@@ -42,7 +42,7 @@ def forward(row, precision, size, batch=1, is_narrow=False, classes=None, key=No
     def once(_kept=model):  # freed, its memory would be the pass's, which would seem to need less
         return run(x)
 
-    return once, {"flop": flop(folded, batch, *size)}
+    return once, {"flop": flop(model, batch, *size)}
 
 
 def flop(model, batch, height, width):

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_deeplab.networks.layers import GlobalMean, ResizeLike, conv_norm_module
+from keras_deeplab.networks.layers import AtrousSeparableConv2D, GlobalMean, ResizeLike, conv_norm_module
 
 
 def aspp(x, channels, rates, *, separable, align_corners, folded):
@@ -38,5 +38,9 @@ def image_pool(x, channels, *, align_corners, folded):
 
 def separable_conv(x, channels, *, rate=1, folded, name):
     """Depthwise 3x3 and pointwise convolution, each with norm and ReLU."""
-    x = conv_norm_module(x, None, 3, rate=rate, folded=folded, name=f"{name}-depthwise_conv")
-    return conv_norm_module(x, channels, 1, folded=folded, name=f"{name}-pointwise_conv")
+    if folded:
+        names = f"{name}-depthwise_conv-conv", f"{name}-pointwise_conv-conv"
+        x = AtrousSeparableConv2D(channels, rate, names=names, name=name)(x)
+        return keras.layers.ReLU(name=f"{name}-relu")(x)
+    x = conv_norm_module(x, None, 3, rate=rate, name=f"{name}-depthwise_conv")
+    return conv_norm_module(x, channels, 1, name=f"{name}-pointwise_conv")

@@ -29,7 +29,7 @@ def refold(model, folded):
         for norm in model.layers
         if isinstance(norm, keras.layers.BatchNormalization)
     }
-    for layer in folded.layers:
+    for layer in (part for layer in folded.layers for part in getattr(layer, "parts", [layer])):
         if not layer.weights:
             continue
         source = model.get_layer(layer.name)

@@ -17,6 +17,7 @@ from keras_deeplab.networks.winograd import in_function, winograd_conv2d, winogr
 __all__ = [
     "AtrousConv2D",
     "AtrousDepthwiseConv2D",
+    "AtrousSeparableConv2D",
     "BatchNorm",
     "ChannelDropout",
     "GlobalMean",
@@ -34,6 +35,7 @@ MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 FAR = 8  # rates of ASPP, beyond those of the backbone
 PIXELS_AT_ONCE = 2048  # whose parts are cut out: 17 MB of DeepLabV3's features
+CHANNELS_AT_ONCE = 512  # of a far depthwise convolution whose pointwise one follows
 
 
 @contextmanager
@@ -255,12 +257,10 @@ class AtrousDepthwiseConv2D(keras.layers.DepthwiseConv2D):
         super().__init__(kernel_size, **{**kwargs, "padding": "same", "data_format": "channels_last"})
 
     def call(self, inputs):
-        if self.bias is None:
-            return self._convolution(inputs)
-        return _add_bias(_in_turn(self._convolution, inputs, self.dilation_rate), self.bias)
+        outputs = self._convolution(inputs, self.dilation_rate[0])
+        return outputs if self.bias is None else _add_bias(outputs, self.bias)
 
-    def _convolution(self, inputs):
-        rate = self.dilation_rate[0]
+    def _convolution(self, inputs, rate):
         if keras.backend.backend() == "tensorflow":
             return _interleaved_depthwise_conv2d(inputs, ops.convert_to_tensor(self.kernel), rate)
         return ops.depthwise_conv(inputs, self.kernel, padding="same", dilation_rate=rate, data_format="channels_last")
@@ -306,6 +306,72 @@ def _interleaved_depthwise_conv2d(x, kernel, rate):
         return join(tf.nn.depthwise_conv2d(split(x), kernel, *options)), gradient
 
     return convolution(x, tf.convert_to_tensor(kernel))  # a variable in it would want a gradient of its own
+
+
+@serializable
+class AtrousSeparableConv2D(keras.layers.Layer):
+    """A depthwise 3x3 convolution, a ReLU and a 1x1 convolution, both with a bias: `separable_conv` with folded norms.
+
+    Far ones are computed some channels at a time on TensorFlow: what the depthwise one gives never stands in memory whole.
+
+    Args:
+        filters: of the 1x1 convolution.
+        dilation_rate: of the depthwise one.
+        names: of the two, as layers of their own would have them.
+
+    Input shape:
+        (N, H, W, C), channels last.
+
+    Output shape:
+        (N, H, W, filters).
+    """
+
+    def __init__(self, filters, dilation_rate=1, *, names, **kwargs):
+        super().__init__(**kwargs)
+        self.filters, self.dilation_rate, self.names = filters, dilation_rate, tuple(names)
+        options = dict(dtype=self.dtype_policy)
+        self.depthwise = AtrousDepthwiseConv2D(3, dilation_rate=dilation_rate, name=names[0], **options)
+        self.pointwise = AtrousConv2D(filters, 1, name=names[1], **options)
+
+    @property
+    def parts(self):
+        return self.depthwise, self.pointwise
+
+    def build(self, input_shape):
+        for part in self.parts:
+            part.build(input_shape)
+
+    def call(self, inputs):
+        if self.dilation_rate < FAR or keras.backend.backend() != "tensorflow":
+            return self.pointwise(ops.relu(self.depthwise(inputs)))
+        return _add_bias(_in_turn(self._by_channels, inputs, [self.dilation_rate]), self.pointwise.bias)
+
+    def _by_channels(self, x):
+        import tensorflow as tf
+
+        weights = self.depthwise.kernel, self.depthwise.bias, self.pointwise.kernel
+        kernel, bias, matrix = (ops.convert_to_tensor(weight) for weight in weights)
+        total = None
+        for first in range(0, x.shape[-1], CHANNELS_AT_ONCE):
+            some = slice(first, first + CHANNELS_AT_ONCE)
+            with tf.control_dependencies([] if total is None else [total]):  # else TensorFlow may begin with all
+                part = x[..., some]
+            part = _interleaved_depthwise_conv2d(part, kernel[:, :, some], self.dilation_rate)
+            part = tf.nn.conv2d(tf.nn.relu(tf.nn.bias_add(part, bias[some])), matrix[:, :, some], 1, "SAME")
+            part = ops.cast(part, at_least_float32(part.dtype))  # of the sum only the result is rounded to bfloat16
+            total = part if total is None else total + part
+        return ops.cast(total, x.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.filters)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "dilation_rate": self.dilation_rate,
+            "names": self.names,
+        }
 
 
 def _in_turn(convolution, x, rate):

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from keras_deeplab.inference.resize import fit_in_box, resize_uint8
 from keras_deeplab.inference.segment import BAND_VALUES, WINDOW_PIXELS, band_scores, window_starts
-from keras_deeplab.networks.layers import AtrousConv2D, AtrousDepthwiseConv2D
+from keras_deeplab.networks.layers import AtrousConv2D, AtrousSeparableConv2D
 
 
 def fixed_protocol(network, height, width, *, at_once=None):
@@ -62,8 +62,8 @@ def one_operation_each(model):
     copy = type(model).from_config(model.get_config())
     copy.set_weights(model.get_weights())
     for layer in copy.layers:
-        if isinstance(layer, AtrousDepthwiseConv2D):
-            layer.call = _depthwise(layer)
+        if isinstance(layer, AtrousSeparableConv2D):
+            layer.call = _separable(layer)
         elif isinstance(layer, AtrousConv2D) and layer.strides == (1, 1):
             layer.convolution_op = _dilated(layer)
     return copy
@@ -77,10 +77,11 @@ def _dilated(layer):
     return convolution_op
 
 
-def _depthwise(layer):
+def _separable(layer):
     def call(inputs):
-        kernel, bias = (keras.ops.convert_to_tensor(weight) for weight in (layer.kernel, layer.bias))
-        outputs = tf.nn.depthwise_conv2d(inputs, kernel, [1, 1, 1, 1], "SAME", dilations=layer.dilation_rate)
-        return tf.nn.bias_add(outputs, bias)
+        depthwise, pointwise = layer.parts
+        kernel, bias = (keras.ops.convert_to_tensor(weight) for weight in (depthwise.kernel, depthwise.bias))
+        outputs = tf.nn.depthwise_conv2d(inputs, kernel, [1, 1, 1, 1], "SAME", dilations=depthwise.dilation_rate)
+        return pointwise(tf.nn.relu(tf.nn.bias_add(outputs, bias)))
 
     return call

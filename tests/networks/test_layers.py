@@ -8,6 +8,7 @@ from keras_deeplab.networks import layers
 from keras_deeplab.networks.layers import (
     AtrousConv2D,
     AtrousDepthwiseConv2D,
+    AtrousSeparableConv2D,
     BatchNorm,
     GlobalMean,
     ResizeLike,
@@ -56,6 +57,30 @@ def test_depthwise_convolution_follows_its_definition(height, width, rate):
     np.testing.assert_allclose(layer(x), convolved(x, kernel, 1, rate) + np.asarray(layer.bias), atol=2e-5)
 
 
+def separable(filters, channels, rate, **options):
+    """A layer with biases that are not zero."""
+    layer = AtrousSeparableConv2D(filters, rate, names=("depthwise", "pointwise"), **options)
+    layer.build((None, None, None, channels))
+    for part in layer.parts:
+        part.bias.assign(random.standard_normal(part.bias.shape))
+    return layer
+
+
+@pytest.mark.parametrize("height, width", [(8, 11), (3, 30), (1, 1)])
+@pytest.mark.parametrize("rate", [1, 2, 12, 36])
+@pytest.mark.parametrize("dtype, bound", [("float32", 2e-5), ("bfloat16", 4e-2)])
+def test_separable_convolution_is_both_one_after_the_other(height, width, rate, dtype, bound, monkeypatch):
+    monkeypatch.setattr(layers, "CHANNELS_AT_ONCE", 3)  # of 7: the last part is smaller
+    layer = separable(5, 7, rate, dtype=dtype)
+    x = keras.ops.cast(random.standard_normal((2, height, width, 7)), dtype)
+    kernel, bias, matrix, last = (np.asarray(weight.value, "float32") for weight in layer.weights)
+    dense = kernel * np.eye(7, dtype="float32")
+    expected = np.maximum(convolved(np.asarray(x, "float32"), dense, 1, rate) + bias, 0) @ matrix[0, 0] + last
+    result = layer(x)
+    assert result.dtype == dtype and result.shape == layer.compute_output_shape(x.shape)
+    np.testing.assert_allclose(np.asarray(result, "float32"), expected, atol=bound * max(1, expected.std()))
+
+
 def ancestors(operations):
     """A graph's operations whose results some others need, these included."""
     found, left = set(), list(operations)
@@ -99,7 +124,9 @@ def test_a_convolution_in_parts_and_its_gradient_equal_the_whole_one(in_parts, w
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * float(tf.reduce_max(tf.abs(expected))))
 
 
-@pytest.mark.parametrize("pixels_at_once", [1, 40])  # a row at a time; three rows of twelve pixels, of the last band less
+@pytest.mark.parametrize(
+    "pixels_at_once", [1, 40]
+)  # a row at a time; three rows of twelve pixels, of the last band less
 @pytest.mark.parametrize("height, width, rate", [(10, 12, 8), (5, 30, 24), (1, 1, 12)])
 def test_a_map_of_unknown_size_is_clipped_some_rows_at_a_time(height, width, rate, pixels_at_once, monkeypatch):
     import tensorflow as tf
@@ -122,11 +149,17 @@ def test_a_map_of_unknown_size_is_clipped_some_rows_at_a_time(height, width, rat
         np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-4 * float(tf.reduce_max(tf.abs(expected))))
 
 
-@pytest.mark.parametrize("rate", [12, 36])  # by Winograd's transform; clipped
-def test_a_far_convolution_takes_less_memory_than_its_input(rate):
+@pytest.mark.parametrize(
+    "layer",
+    [
+        AtrousConv2D(256, 3, dilation_rate=12),  # by Winograd's transform
+        AtrousConv2D(256, 3, dilation_rate=36),  # clipped: 2.2 times as much if parts of it all are cut at once
+        AtrousSeparableConv2D(256, 12, names=("depthwise", "pointwise")),  # 2.2 times with all channels at once
+    ],
+)
+def test_a_far_convolution_takes_little_memory_beside_its_input(layer):
     import tensorflow as tf
 
-    layer = AtrousConv2D(256, 3, dilation_rate=rate)
     layer.build((None, None, None, 2048))
     graph = tf.function(layer, input_signature=[tf.TensorSpec([None, None, None, 2048])])
     x = tf.zeros([1, 64, 128, 2048])
@@ -138,7 +171,7 @@ def test_a_far_convolution_takes_less_memory_than_its_input(rate):
     tf.config.experimental.reset_memory_stats("CPU:0")
     y = graph(x)
     taken = tf.config.experimental.get_memory_info("CPU:0")["peak"] - before - y.numpy().nbytes
-    assert taken < x.numpy().nbytes  # 2.2 times as much if parts of it all are cut at once
+    assert taken < 1.5 * x.numpy().nbytes  # seen: 0.5 to 0.9 of it
 
 
 @pytest.mark.parametrize("in_parts, filters", [(_clipped_conv2d, 4), (_interleaved_depthwise_conv2d, 1)])
@@ -234,6 +267,7 @@ def test_interpolation_weights_sum_to_one(align_corners):
     [
         AtrousConv2D(4, 3, strides=2),
         AtrousDepthwiseConv2D(3, dilation_rate=2),
+        AtrousSeparableConv2D(4, 12, names=("a", "b")),
         BatchNorm(),
         ResizeLike(align_corners=True),
     ],
