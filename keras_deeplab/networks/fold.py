@@ -1,5 +1,7 @@
 """A trained model in, the same model without norms out: y = conv(x) * s + b is one convolution with a bias."""
 
+import itertools
+
 import keras
 import numpy as np
 
@@ -29,7 +31,8 @@ def refold(model, folded):
         for norm in model.layers
         if isinstance(norm, keras.layers.BatchNormalization)
     }
-    for layer in (part for layer in folded.layers for part in getattr(layer, "parts", [layer])):
+    parts = [getattr(layer, "parts", [layer]) for layer in folded.layers]
+    for layer in itertools.chain.from_iterable(parts):
         if not layer.weights:
             continue
         source = model.get_layer(layer.name)
