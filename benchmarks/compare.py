@@ -4,14 +4,14 @@
                                  [--json FILE] [--markdown FILE] [--plot DIR]
 
 LINE is any of: network (logits of a picture, beside a matrix product's speed), step (of training), segment (a file in, a
-label map out: whole, sliding window, ms+flip), memory (peak of a pass), growth (time and memory against picture size,
-classes and batch), conversion (a released file to a model); all of them if none is named. PYTHON is an interpreter with
-mmsegmentation (see tests/golden/make_networks.py); without it only our side is measured.
+label map out: whole, sliding window, ms+flip), serving (the same by an exported SavedModel), input (pairs for training, see
+input.py), memory (peak of a pass), growth (time and memory against picture size, classes and batch), conversion (a released
+file to a model); all of them if none is named. PYTHON is an interpreter with mmsegmentation (see
+tests/golden/make_networks.py); without it only our side is measured.
 
 Each side is a process of its own; they take turns, one computes at a time. Of the original's ways (eager and torch.compile,
 contiguous and channels-last, for bfloat16 lines float32 and bfloat16) each is timed first and the fastest takes the turns.
-Both sides have the same weights and input, and a line says so if their results differ. The input pipeline and serving have
-commands of their own: input.py, serving.py.
+Both sides have the same weights and input, and a line says so if their results differ.
 """
 
 import argparse
@@ -28,6 +28,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
+import input as input_benchmark  # noqa: E402
 import numpy as np  # noqa: E402
 import report  # noqa: E402
 from drawn import picture  # noqa: E402
@@ -46,6 +47,8 @@ ROWS = {
     ],
     "step": ["deeplabv3plus_r50-d8_512x1024_80k_cityscapes"],
     "segment": ["deeplabv3plus_r50-d8_512x1024_80k_cityscapes", "deeplabv3_r50-d8_769x769_80k_cityscapes"],
+    "serving": ["deeplabv3plus_r50-d8_512x1024_80k_cityscapes"],
+    "input": [],
     "memory": ["deeplabv3_r50-d8_512x1024_80k_cityscapes", "deeplabv3plus_r50-d8_512x1024_80k_cityscapes"],
     "growth": ["deeplabv3plus_r50-d8_512x1024_80k_cityscapes"],
     "conversion": ["deeplabv3plus_r101-d8_512x1024_80k_cityscapes"],
@@ -55,6 +58,7 @@ EAGER = [dict(channels_last=last) for last in (False, True)]
 WAYS = [dict(compiled=compiled, **way) for compiled in (False, True) for way in EAGER]
 REST = 0.25  # seconds between two turns: the threads of the side that was at work spin for a while
 TRIALS, TRIAL_SECONDS = 3, 20.0  # passes of each of the original's ways, fewer if they take long
+INPUT_SECONDS = 4.0  # of a turn
 
 
 @contextlib.contextmanager
@@ -68,7 +72,8 @@ def sides(options):
 def measure(options, line, kind, job, *, precisions=PRECISIONS, ways=({},), peak=None, turns=None, **facts):
     """Lines of one job, a dict for each precision: seconds of every turn, what the original's ways took, memory.
 
-    All run in one pair of processes; memory is that of the job alone if there is one precision and one way.
+    All run in one pair of processes; memory is that of the job alone if there is one precision and one way. With one turn
+    there is nothing to interleave: our process ends before the original passes, since both may not fit into memory.
 
     Args:
         line: what is measured, for people.
@@ -78,31 +83,32 @@ def measure(options, line, kind, job, *, precisions=PRECISIONS, ways=({},), peak
         turns: of each side, if not the command's.
         facts: copied into each line.
     """
-    job = {**job, "is_narrow": options.narrow}
+    job, turns = {**job, "is_narrow": options.narrow}, turns or options.turns
     with sides(options) as (ours, theirs):
-        made, runs, best = {}, {}, {}
-        for p in precisions:
-            made[p] = ours.ask(make=kind, key=p, precision=p, **job)
-            runs["ours", p] = ours, p
+        versions = versions_of(ours, theirs)
+        made = {p: ours.ask(make=kind, key=p, precision=p, **job) for p in precisions}
+        runs, seconds, best = {("ours", p): (ours, p) for p in precisions}, {}, {}
+        if turns == 1 and not peak:
+            seconds, runs = take_turns(1, runs), {}
+            ours.close()
         tried = try_ways(theirs, kind, job, precisions, ways) if theirs else {}
         for p in precisions:
             fair = {key: way for key, way in tried.items() if p == "bfloat16" or way["precision"] == p}
             if fair:
-                best[p] = min(fair, key=lambda key: fair[key]["seconds"])
+                best[p] = min(fair, key=lambda key: fair[key]["seconds"] or 0)
                 runs["original", p] = theirs, best[p]
         if peak:
             for side, p in itertools.product(filter(None, (ours, theirs)), precisions):
                 side.ask(make="product", key=f"product {p}", precision=p, side=peak)
                 runs[f"product {side is ours}", p] = side, f"product {p}"
-        seconds = take_turns(turns or options.turns, runs)
-        versions = {name: version for side in (ours, theirs) if side for name, version in side.ask(about=True).items()}
+        seconds |= take_turns(turns, runs)
     for p in precisions:
         result = {"line": f"{line}, {p}", "precision": p, **facts, "versions": versions}
         result["ours"] = {"seconds": seconds["ours", p], "memory": made[p]["memory"]}
         if p in best:
             chosen = tried[best[p]]
             result["original"] = {"seconds": seconds["original", p], "memory": chosen["memory"], "way": best[p]}
-            result["ways"] = {key: way["seconds"] for key, way in tried.items()}
+            result["ways"] = {key: way["seconds"] for key, way in tried.items()}  # None if there was no choice
             result["differs"] = differs(
                 made[p]["result"], chosen["result"], exact=p == chosen["precision"] == "float32"
             )
@@ -113,17 +119,23 @@ def measure(options, line, kind, job, *, precisions=PRECISIONS, ways=({},), peak
         yield result
 
 
+def versions_of(*sides):
+    return {name: version for side in sides if side for name, version in side.ask(about=True).items()}
+
+
 def try_ways(worker, kind, job, precisions, ways):
-    """{name: what the worker answered, its precision, and the best time of some passes} of each of the original's ways."""
+    """{name: what the worker answered, its precision, and the best time of some passes} of each of the original's ways.
+
+    The time is None where there is but one.
+    """
     tried = {}
     for p, way in itertools.product(precisions, ways):
         key = " ".join([p, *(name.replace("_", "-") for name, on in way.items() if on)])
         tried[key] = worker.ask(make=kind, key=key, precision=p, **job, **way)
         trials = []
-        while len(trials) < TRIALS and sum(trials) < TRIAL_SECONDS:
+        while len(precisions) * len(ways) > 1 and len(trials) < TRIALS and sum(trials) < TRIAL_SECONDS:
             trials.append(worker.ask(run=key)["seconds"])
-        tried[key]["seconds"] = min(trials)
-        tried[key]["precision"] = p
+        tried[key] |= dict(precision=p, seconds=min(trials, default=None))
     return tried
 
 
@@ -191,6 +203,28 @@ def segment(options, rows):
             yield from measure(options, f"{title(row, size)} {mode}", "segment", job, turns=turns)
 
 
+def serving(options, rows):
+    """One picture a request, no network between."""
+    for row in rows:
+        size = options.size or table.find(row).crop
+        with picture_file(size) as file:
+            yield from measure(options, f"request: {title(row, size)}", "serving", dict(row=row, **file))
+
+
+def input_pipeline(options, _):
+    """Its seconds are those of a pair; the row is Cityscapes' whatever the network."""
+    size, turn_seconds = options.size or (1024, 2048), 0.1 if options.narrow else INPUT_SECONDS
+    with sides(options) as workers:
+        versions = versions_of(*workers)
+    rates = input_benchmark.rates(options.original, size, turn_seconds, options.turns)
+    found = {name: dict(seconds=[1 / rate for rate in values], memory=0) for name, values in rates.items()}
+    label = f"pair for training: {size[0]}x{size[1]}, crop 512x1024"
+    line = dict(line=label, precision="float32", versions=versions, ours=found[input_benchmark.OURS])
+    if options.original:
+        line["original"] = {**found[input_benchmark.ORIGINAL], "way": "two processes"}
+    yield line
+
+
 def memory(options, rows):
     """Each in processes of its own, the original eager and contiguous."""
     size, crop = options.size or (1024, 2048), options.size or (256, 256)
@@ -223,7 +257,7 @@ def growth(options, rows):
         for sweep, x, kind, job, size in points:
             with picture_file(size) as file:
                 job |= file if kind == "segment" else {}
-                facts = dict(precisions=[p], turns=min(options.turns, 3), sweep=sweep, x=x, row=row)
+                facts = dict(precisions=[p], turns=1, sweep=sweep, x=x, row=row)
                 try:
                     yield from measure(options, f"{title(row)} {x:.3g} {sweep}", kind, job, **facts)
                 except WorkerEnded as error:
@@ -237,7 +271,16 @@ def conversion(options, rows):
             yield from measure(options, f"from file: {title(row)}", "conversion", job, precisions=PRECISIONS[:1])
 
 
-LINES = dict(network=network, step=step, segment=segment, memory=memory, growth=growth, conversion=conversion)
+LINES = dict(
+    network=network,
+    step=step,
+    segment=segment,
+    serving=serving,
+    input=input_pipeline,
+    memory=memory,
+    growth=growth,
+    conversion=conversion,
+)
 
 
 def main(argv):

@@ -1,6 +1,6 @@
 """How much of the time that decoding takes anyway is left to training's input:
 
-    python benchmarks/input.py [--original PYTHON] [--seconds S]
+    python benchmarks/input.py [--original PYTHON] [--seconds S] [--turns N]
 
 Draws 2048x1024 PNG pairs and prints, measured in turns in one run, pairs per second of decoding alone
 (`tf.io.decode_png` on both files), of `training_data` (crop 512x1024, full augmentation, batches of 4), and of the
@@ -27,16 +27,18 @@ from drawn import picture  # noqa: E402
 from PIL import Image  # noqa: E402
 
 PAIRS, BATCH = 8, 4
+DECODING, OURS, ORIGINAL = "decoding alone", "training_data", "the original"
 
 
-def draw(folder):
-    """Pictures as hard to decode as photographs (3.7 MB), labels in blocks of 19 classes and 255."""
+def draw(folder, height, width):
+    """Pictures as hard to decode as photographs (3.7 MB for 2048x1024), labels in blocks of 19 classes and 255."""
     images, labels = folder / "images", folder / "labels"
     images.mkdir()
     labels.mkdir()
     for number in range(PAIRS):
-        Image.fromarray(picture(1024, 2048, seed=number)).save(images / f"{number}.png")
-        label = np.random.default_rng(number).integers(0, 19, (16, 32), dtype=np.uint8).repeat(64, 0).repeat(64, 1)
+        Image.fromarray(picture(height, width, seed=number)).save(images / f"{number}.png")
+        label = np.random.default_rng(number).integers(0, 19, (16, 32), dtype=np.uint8)
+        label = label.repeat(-(-height // 16), 0).repeat(-(-width // 32), 1)[:height, :width]
         label[:20] = 255
         Image.fromarray(label).save(labels / f"{number}.png")
     return images, labels
@@ -105,34 +107,35 @@ def turn(make, seconds):
     return BATCH * batches / passed
 
 
+def rates(python, size, seconds, turns):
+    """{what: pairs per second in each turn}, one after another; the original's too if there is a `python` that has it."""
+    with tempfile.TemporaryDirectory() as folder:
+        folders = draw(Path(folder), *size)
+        sources = {DECODING: lambda: decoding(*folders), OURS: lambda: ours(*folders)}
+        if python:
+            sources[ORIGINAL] = lambda: original(python, *folders)
+        found = {name: [] for name in sources}
+        for _ in range(turns):
+            for name, make in sources.items():
+                found[name].append(turn(make, seconds))
+    return found
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--original", metavar="PYTHON", help="an interpreter that has mmsegmentation")
     arguments.add_argument("--seconds", type=float, default=4.0, help="of each turn")
     arguments.add_argument("--turns", type=int, default=7)
     options = arguments.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        folders = draw(Path(folder))
-        sources = {"decoding alone": lambda: decoding(*folders), "training_data": lambda: ours(*folders)}
-        if options.original:
-            sources["the original"] = lambda: original(options.original, *folders)
-        rates = {name: [] for name in sources}
-        print("".join(f"{name:>18}" for name in sources), "   pairs per second", flush=True)
-        for _ in range(options.turns):
-            for name, make in sources.items():
-                rates[name].append(turn(make, options.seconds))
-                print(f"{rates[name][-1]:18.1f}", end="", flush=True)
-            print()
-    rates = {name: np.array(values) for name, values in rates.items()}
-    for name, values in rates.items():
+    found = rates(options.original, (1024, 2048), options.seconds, options.turns)
+    found = {name: np.array(values) for name, values in found.items()}
+    for name, values in found.items():
         print(f"{name}: median {np.median(values):.1f}, best {values.max():.1f} pairs/s")
-    for name in list(rates)[:1] + list(rates)[2:]:
-        ratios = rates["training_data"] / rates[name]
+    for name in set(found) - {OURS}:
+        ratios = found[OURS] / found[name]
         low, high = np.quantile(ratios, [0.25, 0.75])
-        best = rates["training_data"].max() / rates[name].max()
-        print(
-            f"training_data / {name}: median {np.median(ratios):.2f} (quartiles {low:.2f}, {high:.2f}), best {best:.2f}"
-        )
+        best = found[OURS].max() / found[name].max()
+        print(f"{OURS} / {name}: median {np.median(ratios):.2f} (quartiles {low:.2f}, {high:.2f}), best {best:.2f}")
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ def conversion(row, precision, checkpoint, is_narrow=False, key=None):
     return once, {}
 
 
-MAKERS = dict(forward=forward, product=product, step=step, segment=segment, conversion=conversion)
+MAKERS = dict(forward=forward, product=product, step=step, segment=segment, serving=segment, conversion=conversion)
 
 
 def about():

@@ -1,7 +1,9 @@
 """What compare.py times on our side; run by it, see worker.py."""
 
+import dataclasses
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -86,6 +88,22 @@ def segment(row, precision, picture, box, multi_scale_flip=False, is_narrow=Fals
     return lambda: kd.segment(model, picture, multi_scale_flip=multi_scale_flip, resize=box), {}
 
 
+def serving(row, precision, picture, box, is_narrow=False, key=None):
+    """A file's bytes in, the PNG of a label map out: a request to the exported model, the network between left out."""
+    model = build(row, "float32", is_narrow)
+    model.protocol = dataclasses.replace(model.protocol, resize=box)
+    with tempfile.TemporaryDirectory() as folder:
+        kd.export_saved_model(model, Path(folder, "1"), precision=precision)
+        served = tf.saved_model.load(Path(folder, "1"))
+    data = tf.constant([Path(picture).read_bytes()])
+
+    def once():
+        png = served.signatures["serving_default"](image_bytes=data)["label_png"]
+        return tf.io.decode_png(png[0])[..., 0]
+
+    return once, {}
+
+
 def conversion(row, precision, checkpoint, is_narrow=False, key=None):
     """A released file in, a model out; the file is written first."""
     model = build(row, precision, is_narrow, auxiliary_head=True)
@@ -95,7 +113,7 @@ def conversion(row, precision, checkpoint, is_narrow=False, key=None):
     return lambda: load(row, weights=checkpoint, auxiliary_head=True).get_layer(classifier).bias.numpy(), {}
 
 
-MAKERS = dict(forward=forward, product=product, step=step, segment=segment, conversion=conversion)
+MAKERS = dict(forward=forward, product=product, step=step, segment=segment, serving=serving, conversion=conversion)
 
 
 def about():

@@ -13,7 +13,7 @@ import numpy as np
 
 TIMES = ["line", "ours, s", "original, s", "its fastest way", "original / ours", "pair by pair"]
 MEMORY = ["ours, MiB", "original, MiB", "ours / original"]
-HEADS = {name: TIMES for name in ("network", "step", "segment", "conversion")} | {
+HEADS = {name: TIMES for name in ("network", "step", "segment", "serving", "input", "conversion")} | {
     "network": [*TIMES, "matrix product's speed, GFLOP/s", "reached"],
     "memory": ["line", *MEMORY],
     "growth": ["line", "ours, s", "original, s", "original / ours", *MEMORY],
@@ -98,7 +98,7 @@ def origin(lines):
 def plot(folder, results):
     """ratios.svg: how many times faster; growth.svg: seconds and MiB against what grows."""
     folder.mkdir(parents=True, exist_ok=True)
-    kinds = [name for name in ("network", "step", "segment", "conversion") if name in results]
+    kinds = [name for name, head in HEADS.items() if head[: len(TIMES)] == TIMES and name in results]
     lines = [line for name in kinds for line in results[name] if "original" in line]
     if lines:
         (folder / "ratios.svg").write_text(svg(860, 40 + 20 * len(lines), bars(lines)))

@@ -15,7 +15,7 @@ SMALL = ["--rows", ROW, "--narrow", "--size", "33", "41", "--turns", "2", "--poi
 PAGE = Path(compare.__file__).parents[1] / "docs" / "performance.md"
 
 
-@pytest.mark.parametrize("kind", ["forward", "step", "segment", "conversion"])
+@pytest.mark.parametrize("kind", ["forward", "step", "segment", "serving", "conversion"])
 def test_our_side_makes_and_passes(kind, tmp_path):
     size = dict(size=(33, 41))
     with compare.picture_file((33, 41)) as file:
@@ -23,6 +23,7 @@ def test_our_side_makes_and_passes(kind, tmp_path):
             "forward": size,
             "step": dict(batch=2, **size),
             "segment": dict(multi_scale_flip=False, classes=5, **file),
+            "serving": file,
             "conversion": dict(checkpoint=str(tmp_path / "checkpoint.pth")),
         }[kind]
         things = {}
@@ -52,6 +53,9 @@ class StandIn:
 
     def ask(self, **question):
         return worker.answer(json.loads(json.dumps(question)), self.things, self.makers, lambda: {"software": "1"})
+
+    def close(self):
+        del self.makers  # no more answers
 
 
 def run(monkeypatch, arguments, theirs=1.0):
