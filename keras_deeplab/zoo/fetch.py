@@ -1,5 +1,6 @@
 """A URL in, a file in the cache out: resumed where it broke off, moved in place only when whole, its hash remembered."""
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -9,6 +10,11 @@ import urllib.request
 from pathlib import Path
 
 import keras
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30  # seconds without a byte
@@ -38,22 +44,43 @@ def fetch(url, check):
     path = cache_dir() / url.rpartition("/")[2]
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        try:
-            download(url, part)
-        except (OSError, http.client.HTTPException) as error:
-            raise FileNotFoundError(
-                f"{path.name} is not in {path.parent} and could not be downloaded ({error}). Download {url} elsewhere and "
-                f"put it there under that name, or give the file as weights=."
-            ) from error
-        try:
-            check(part)
-        except ValueError:
-            part.unlink()
-            raise
-        os.replace(part, path)
+        with one_at_a_time(path.parent):
+            if not path.exists():
+                download_checked(url, path, check)
     remember_sha256(path)
     return path
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder):
+    """Whoever else fetches into the folder waits: two downloads into one part would spoil it. Windows has no such lock."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # nor have some network file systems
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)  # and unlocked
+
+
+def download_checked(url, path, check):
+    part = path.with_name(path.name + ".part")
+    try:
+        download(url, part)
+    except (OSError, http.client.HTTPException) as error:
+        raise FileNotFoundError(
+            f"{path.name} is not in {path.parent} and could not be downloaded ({error}). Download {url} elsewhere and "
+            f"put it there under that name, or give the file as weights=."
+        ) from error
+    try:
+        check(part)
+    except ValueError:
+        part.unlink()
+        raise
+    os.replace(part, path)
 
 
 def download(url, part):

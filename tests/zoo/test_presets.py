@@ -4,6 +4,8 @@ import hashlib
 import http.server
 import json
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -194,7 +196,7 @@ def test_presets_describe_every_row():
 class Server(http.server.BaseHTTPRequestHandler):
     """Serves `body` for any path; breaks off after `limit` bytes; understands Range if `ranges`."""
 
-    body, limit, ranges, etag, requests = b"", None, True, '"1"', []
+    body, limit, ranges, etag, requests, delay = b"", None, True, '"1"', [], 0
 
     def do_GET(self):
         wanted = self.headers.get("Range") if self.ranges and self.headers.get("If-Range") == self.etag else None
@@ -204,6 +206,7 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.send_header("ETag", self.etag)
         self.send_header("Content-Length", str(len(self.body) - start))
         self.end_headers()
+        time.sleep(self.delay)
         self.wfile.write(self.body[start : self.limit])
 
     def log_message(self, *_):
@@ -231,6 +234,15 @@ def test_a_missing_file_is_downloaded_once(cache, server):
     assert server.requests == [0]
     assert sorted(path.name for path in cache.iterdir()) == [ROW.file, f"{ROW.file}.sha256"]
     assert (cache / ROW.file).read_bytes() == server.body
+
+
+@pytest.mark.skipif(fetch.fcntl is None, reason="no locks of that kind")
+def test_two_that_want_one_file_download_it_once(cache, server):
+    server.delay = 0.5  # seconds in which the other one asks too
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(lambda _: fetch.fetch(ROW.url, lambda part: None), range(2)))
+    assert server.requests == [0] and paths == [cache / ROW.file] * 2
+    assert paths[0].read_bytes() == server.body
 
 
 def test_a_broken_download_goes_on_where_it_ended(cache, server):
