@@ -58,7 +58,7 @@ assert not {"keras", "keras_deeplab"} & set(sys.modules)
 
 
 def same_labels(model, folder, *, size=None, max_pixels=None, pictures=None, reference=None):
-    """Compares a SavedModel's labels with `segment`'s on drawn pictures, as one batch of mixed sizes.
+    """Compares a SavedModel's labels, one batch of mixed sizes, with `segment`'s in the graph for any processor.
 
     Args:
         model: what `segment` gets: the model at the SavedModel's precision.
@@ -74,13 +74,14 @@ def same_labels(model, folder, *, size=None, max_pixels=None, pictures=None, ref
     Raises:
         ValueError: if a label differs.
     """
-    import keras_deeplab as kd
+    from keras_deeplab.inference.segment import Network, segment_by
 
+    network = Network(model, any_processor=True)
     files = {name: as_jpeg(picture, max_pixels) for name, picture in (pictures or drawn_pictures(size)).items()}
     served = labels_of(folder, {name: np.frombuffer(file, np.uint8) for name, file in files.items()})
     rows = []
     for name, file in files.items():
-        expected = kd.segment(model, file)
+        expected = segment_by(network, model.protocol, file)
         if served[name].ndim == 3:  # the palette's colours
             expected = np.array(model.palette, np.uint8)[expected]
         same = served[name] == expected

@@ -8,6 +8,7 @@ down to the picture's size. So full-size scores never exist at once: label maps 
 """
 
 import weakref
+from contextlib import nullcontext
 
 import keras
 import numpy as np
@@ -16,7 +17,7 @@ import tensorflow as tf
 from keras_deeplab.inference.images import read_image
 from keras_deeplab.inference.resize import fit_in_box, resize_uint8
 from keras_deeplab.networks.fold import fold_norms, refold
-from keras_deeplab.networks.layers import interpolation_matrix
+from keras_deeplab.networks.layers import for_any_processor, interpolation_matrix
 from keras_deeplab.zoo.protocol import Protocol
 
 FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of multi-scale testing, each plain and mirrored
@@ -44,11 +45,11 @@ def segment(model, image, *, multi_scale_flip=False, resize=None, return_scores=
     """
     network = network_of(model)
     if isinstance(image, (list, tuple)):
-        return [_segment(network, model.protocol, one, multi_scale_flip, resize, return_scores) for one in image]
-    return _segment(network, model.protocol, image, multi_scale_flip, resize, return_scores)
+        return [segment_by(network, model.protocol, one, multi_scale_flip, resize, return_scores) for one in image]
+    return segment_by(network, model.protocol, image, multi_scale_flip, resize, return_scores)
 
 
-def _segment(network, protocol, image, multi_scale_flip, resize, return_scores):
+def segment_by(network, protocol, image, multi_scale_flip=False, resize=None, return_scores=False):
     if multi_scale_flip not in (False, True, "box", "picture"):
         raise ValueError(f"multi_scale_flip is False, True, 'box' or 'picture'. Received: {multi_scale_flip!r}.")
     if multi_scale_flip == "picture" and resize is not None:
@@ -83,17 +84,22 @@ def box_of(protocol, size):
 class Network:
     """A model's folded graph with its protocol around it, in TensorFlow whatever the model's backend.
 
+    Args:
+        model: a `DeepLabV3` or `DeepLabV3Plus`.
+        any_processor: whether its graph is for other machines too.
+
     Attributes:
         folded: the model with its norms folded.
         view: (picture, long side, short side, mirrored) -> scores and matrices of one pass.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, any_processor=False):
         if model.num_classes > 255:
             raise ValueError(
                 f"A label map has 8 bits, one value of them for 'ignore': 255 classes at most. "
                 f"Received: {model.num_classes}."
             )
+        self.any_processor = any_processor
         self.folded = fold_norms(model)
         self.align_corners = self.folded.get_config()["align_corners"]
         self.protocol = model.protocol
@@ -162,15 +168,17 @@ class Network:
                 corners[i * batch : (i + 1) * batch],
                 fn_output_signature=tf.TensorSpec([None, None, 3], tf.uint8),
             )
-            return i + 1, parts.write(i, tf.cast(self._run(windows), tf.float32))
+            return i + 1, parts.write(i, tf.cast(self.run(windows), tf.float32))
 
         _, parts = tf.while_loop(lambda i, _: i * batch < count, step, [0, parts], parallel_iterations=1)
         scores = parts.concat()
         return tf.reshape(scores, [tf.size(tops), tf.size(lefts), *tf.unstack(tf.shape(scores))[1:]])
 
-    def _run(self, images):
+    def run(self, images):
+        """Coarse scores of pictures (N, H, W, 3)."""
         if keras.backend.backend() == "tensorflow":
-            return self.coarse(images)
+            with for_any_processor() if self.any_processor else nullcontext():
+                return self.coarse(images)
         return tf.constant(np.asarray(self.coarse.predict_on_batch(images.numpy()), "float32"))
 
 

@@ -6,20 +6,24 @@ import keras
 import numpy as np
 
 
-def fold_norms(model):
+def fold_norms(model, dtype=None):
     """The same model for inference, batch norms folded into the convolutions.
 
     Args:
         model: a `DeepLabV3` or `DeepLabV3Plus`. It is left as it is.
+        dtype: of the new model's weights and arithmetic; by default what `model` computes in. (Under mixed precision it
+            would round its weights to that at each pass, and they would take twice the memory.)
 
     Returns:
         a model of the same class, protocol and classes without norms and auxiliary head; half as many layers to run.
         Its logits differ by rounding only. It cannot be trained further as the original would.
     """
     config = model.get_config()
-    if config["folded"] and not config["auxiliary_head"]:
+    policy = keras.dtype_policies.get(config["dtype"])
+    dtype = dtype or policy.compute_dtype
+    if config["folded"] and not config["auxiliary_head"] and policy.name == dtype:
         return model
-    folded = type(model).from_config({**config, "folded": True, "auxiliary_head": False})
+    folded = type(model).from_config({**config, "folded": True, "auxiliary_head": False, "dtype": dtype})
     refold(model, folded)
     return folded
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_deeplab.inference.decode import MAX_SIDE, decode_image
 from keras_deeplab.inference.drawing import padded
-from keras_deeplab.inference.segment import Network, merge, network_of
+from keras_deeplab.inference.segment import Network, merge
 from keras_deeplab.networks.fold import fold_norms
 from keras_deeplab.serving.fixed import fixed_protocol
 from keras_deeplab.serving.metadata import describe
@@ -64,8 +64,9 @@ def export_saved_model(model, path, *, palette=False, precision=None, size=None,
     max_pixels = checked_max_pixels(max_pixels, size, model.protocol)
     served_model = at_precision(model, precision)
     metadata = describe(model, served_model, palette=bool(palette), size=size, max_pixels=max_pixels)
-    network = network_of(model) if served_model is model else Network(served_model)
-    served = Served(network, model.palette if palette else None, size, max_pixels, metadata)
+    served = Served(
+        Network(served_model, any_processor=True), model.palette if palette else None, size, max_pixels, metadata
+    )
     partial = path.with_name(path.name + ".part")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -121,10 +122,7 @@ def at_precision(model, precision):
         return model
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {' or '.join(map(repr, PRECISIONS))}. Received: {precision!r}.")
-    folded = fold_norms(model)
-    variant = type(model).from_config({**folded.get_config(), "dtype": precision})
-    variant.set_weights(folded.get_weights())
-    return variant
+    return fold_norms(model, precision)
 
 
 class Served(tf.Module):

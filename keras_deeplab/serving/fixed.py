@@ -38,7 +38,7 @@ def fixed_protocol(network, height, width, *, at_once=None):
             picture = tf.ensure_shape(resize_uint8(picture, *extent), [*extent, 3])
         windows = [picture[top : top + window[0], left : left + window[1]] for top, left in corners]
         scores = [
-            tf.cast(network.coarse(tf.stack(windows[i : i + at_once])), tf.float32)
+            tf.cast(network.run(tf.stack(windows[i : i + at_once])), tf.float32)
             for i in range(0, len(windows), at_once)
         ]
         scores = tf.concat(scores, axis=0) if len(scores) > 1 else scores[0]

@@ -124,6 +124,16 @@ def test_folded_norms_give_the_same_logits(name):
     assert kd.fold_norms(folded) is folded
 
 
+@pytest.mark.parametrize("name", [ROW, DENSE])
+def test_a_mixed_model_folds_into_half_the_weights_with_the_same_logits(name):
+    mixed, x = drawn(name, dtype="mixed_bfloat16"), images(65, 97)
+    half = kd.fold_norms(mixed)
+    assert {weight.dtype for weight in half.weights} == {"bfloat16"}
+    assert np.array_equal(half(x), kd.fold_norms(mixed, "mixed_bfloat16")(x))
+    full = kd.fold_norms(mixed, "float32")
+    assert all(map(np.array_equal, full.get_weights(), kd.fold_norms(drawn(name)).get_weights()))
+
+
 def test_a_folded_model_can_be_saved(tmp_path):
     folded = kd.fold_norms(drawn(ROW))
     folded.save(tmp_path / "x.keras")

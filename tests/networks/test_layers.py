@@ -81,6 +81,34 @@ def test_separable_convolution_is_both_one_after_the_other(height, width, rate, 
     np.testing.assert_allclose(np.asarray(result, "float32"), expected, atol=bound * max(1, expected.std()))
 
 
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_bfloat16_takes_the_direct_way_far_out_where_it_is_fast_and_the_graph_stays(is_fast, monkeypatch):
+    import tensorflow as tf
+
+    if not layers._direct_atrous_trains("bfloat16"):
+        pytest.skip("this processor's direct convolution is of no use")
+    monkeypatch.setattr(layers, "_direct_is_fast_far_out", lambda dtype: is_fast)
+    x = keras.ops.cast(random.standard_normal((1, 17, 30, 16)), "bfloat16")
+
+    def rates_and_results(layer):
+        graph = tf.function(layer).get_concrete_function(x)
+        taken = {tuple(op.get_attr("dilations")) for op in graph.graph.get_operations() if op.type == "Conv2D"}
+        return taken, np.asarray(graph(x), "float32")
+
+    layer = AtrousConv2D(5, 3, dilation_rate=12, dtype="bfloat16")
+    layer.build(x.shape)
+    here, result = rates_and_results(layer)
+    with layers.for_any_processor():
+        anywhere, other = rates_and_results(layer)
+    assert here == ({(1, 12, 12, 1)} if is_fast else set()) and anywhere == set()
+    for_training = AtrousConv2D(5, 3, dilation_rate=12, dtype="bfloat16", use_bias=False)
+    assert rates_and_results(for_training)[0] == set()
+    expected = convolved(np.asarray(x, "float32"), np.asarray(layer.kernel.value, "float32"), 1, 12)
+    if is_fast:
+        np.testing.assert_allclose(result, expected, rtol=2**-8, atol=1e-5)  # rounded once
+    np.testing.assert_allclose(other, expected, atol=9 * 2**-8 * np.abs(expected).max())  # once with each tap
+
+
 def ancestors(operations):
     """A graph's operations whose results some others need, these included."""
     found, left = set(), list(operations)

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from drawn import picture
 from narrow import drawn
+from tensorflow.core.protobuf import saved_model_pb2
 
 import keras_deeplab as kd
 from convert.check import WITHOUT_KERAS
@@ -163,6 +164,17 @@ def test_bfloat16_of_one_size_in_colours(models, tmp_path):
         assert np.mean(labels != kd.segment(model, file.numpy())) <= 0.03
     with pytest.raises(tf.errors.InvalidArgumentError, match="Picture 1 of the 1 .* is 80x60 .* It is: 60x80"):
         served.signatures["rest"](image_bytes=[tf.io.encode_png(picture(80, 60, seed=0)).numpy()])
+
+
+def test_a_saved_model_takes_no_way_that_is_slow_elsewhere(models, tmp_path, monkeypatch):
+    from keras_deeplab.networks import layers
+
+    monkeypatch.setattr(layers, "_direct_is_fast_far_out", lambda dtype: True)
+    kd.export_saved_model(models["slide"], tmp_path / "1", precision="bfloat16")
+    proto = saved_model_pb2.SavedModel.FromString((tmp_path / "1" / "saved_model.pb").read_bytes())
+    nodes = [node for function in proto.meta_graphs[0].graph_def.library.function for node in function.node_def]
+    rates = {max(node.attr["dilations"].list.i, default=1) for node in nodes if node.op == "Conv2D"}
+    assert rates and max(rates) < layers.FAR
 
 
 def test_only_a_saved_model_is_replaced(models, tmp_path):
