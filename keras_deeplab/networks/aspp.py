@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_deeplab.networks.layers import AtrousSeparableConv2D, GlobalMean, ResizeLike, conv_norm_module
+from keras_deeplab.networks.layers import AtrousSeparableConv2D, GlobalMean, PooledConv2D, ResizeLike, conv_norm_module
 
 
 def aspp(x, channels, rates, *, separable, align_corners, folded):
@@ -17,7 +17,9 @@ def aspp(x, channels, rates, *, separable, align_corners, folded):
     Returns:
         (N, h, w, channels).
     """
-    branches = [image_pool(x, channels, align_corners=align_corners, folded=folded)]
+    pooled = image_pool(x, channels, folded=folded)
+    # What is the same everywhere need not be spread over the map first.
+    branches = [] if folded else [ResizeLike(align_corners, name="decode_head-image_pool-resize")([pooled, x])]
     for i, rate in enumerate(rates):
         name = f"decode_head-aspp_modules-{i}"
         if rate > 1 and separable:
@@ -25,15 +27,17 @@ def aspp(x, channels, rates, *, separable, align_corners, folded):
         else:
             size = 3 if rate > 1 else 1
             branches.append(conv_norm_module(x, channels, size, rate=rate, folded=folded, name=name))
-    x = keras.layers.Concatenate(name="decode_head-concat")(branches)  # (N, h, w, 5 * channels)
-    return conv_norm_module(x, channels, 3, folded=folded, name="decode_head-bottleneck")
+    x = keras.layers.Concatenate(name="decode_head-concat")(branches)
+    if folded:
+        x = PooledConv2D(channels, name="decode_head-bottleneck-conv")([pooled, x])
+        return keras.layers.ReLU(name="decode_head-bottleneck-bn-relu")(x)
+    return conv_norm_module(x, channels, 3, name="decode_head-bottleneck")
 
 
-def image_pool(x, channels, *, align_corners, folded):
-    """The mean over the picture, projected and spread over the map again: (N, h, w, channels)."""
+def image_pool(x, channels, *, folded):
+    """The mean over the picture, projected: (N, 1, 1, channels)."""
     pooled = GlobalMean(name="decode_head-image_pool-0")(x)
-    pooled = conv_norm_module(pooled, channels, 1, folded=folded, name="decode_head-image_pool-1")
-    return ResizeLike(align_corners, name="decode_head-image_pool-resize")([pooled, x])
+    return conv_norm_module(pooled, channels, 1, folded=folded, name="decode_head-image_pool-1")
 
 
 def separable_conv(x, channels, *, rate=1, folded, name):

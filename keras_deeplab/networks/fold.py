@@ -5,6 +5,8 @@ import itertools
 import keras
 import numpy as np
 
+from keras_deeplab.networks.layers import PooledConv2D
+
 
 def fold_norms(model, dtype=None):
     """The same model for inference, batch norms folded into the convolutions.
@@ -50,7 +52,10 @@ def refold(model, folded):
         )
         scale = gamma / np.sqrt(variance + norm.epsilon)
         depthwise = kernel.shape[-1] != len(scale)  # depthwise kernels are (height, width, channels, 1)
-        layer.kernel.assign(
-            kernel * scale.astype(kernel.dtype)[:, None] if depthwise else kernel * scale.astype(kernel.dtype)
-        )
-        layer.bias.assign(beta - mean * scale)
+        kernel = kernel * scale.astype(kernel.dtype)[:, None] if depthwise else kernel * scale.astype(kernel.dtype)
+        bias = beta - mean * scale
+        if isinstance(layer, PooledConv2D):
+            layer.assign(kernel, bias)
+        else:
+            layer.kernel.assign(kernel)
+            layer.bias.assign(bias)

@@ -24,6 +24,7 @@ __all__ = [
     "ChannelDropout",
     "GlobalMean",
     "Normalize",
+    "PooledConv2D",
     "ResizeLike",
     "conv_norm",
     "conv_norm_module",
@@ -37,6 +38,7 @@ MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 FAR = 8  # rates of ASPP, beyond those of the backbone
 PIXELS_AT_ONCE = 2048  # whose parts are cut out: 17 MB of DeepLabV3's features
+TAPS_AT_BORDERS = np.kron(*[[[1, 1, 1], [0, 1, 1], [1, 1, 0], [0, 1, 0]]] * 2)  # that reach the map; see `_borders`
 CHANNELS_AT_ONCE = 512  # of a far depthwise convolution whose pointwise one follows
 
 
@@ -270,6 +272,62 @@ class AtrousConv2D(keras.layers.Conv2D):
         if self.bias is None:
             return self.convolution_op(inputs, self.kernel)
         return _add_bias(_in_turn(lambda x: self.convolution_op(x, self.kernel), inputs, self.dilation_rate), self.bias)
+
+
+@serializable
+class PooledConv2D(keras.layers.Layer):
+    """A 3x3 convolution of a map and of features that are the same at each of its pixels: ASPP's bottleneck, norms folded.
+
+    Convolved, what is the same everywhere stays so but for the border: it takes nine products of a vector and a matrix.
+
+    Args:
+        filters: width of the result.
+
+    Input shape:
+        [(N, 1, 1, C'), (N, H, W, C)]; the kernel of a convolution of both concatenated is (3, 3, C' + C, filters).
+
+    Output shape:
+        (N, H, W, filters).
+    """
+
+    def __init__(self, filters, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.of_map = AtrousConv2D(filters, 3, name="of_map", dtype=self.dtype_policy)
+
+    def build(self, input_shape):
+        pooled, shape = input_shape
+        self.of_map.build(shape)
+        self.of_pooled = self.add_weight(name="of_pooled", shape=(3, 3, pooled[-1], self.filters))
+
+    def assign(self, kernel, bias):
+        """Takes the weights of the convolution of both concatenated."""
+        channels = self.of_pooled.shape[2]
+        self.of_pooled.assign(kernel[:, :, :channels])
+        self.of_map.kernel.assign(kernel[:, :, channels:])
+        self.of_map.bias.assign(bias)
+
+    def call(self, inputs):
+        pooled, x = inputs
+        dtype = at_least_float32(self.compute_dtype)
+        kernel = ops.reshape(ops.cast(self.of_pooled, dtype), [9, -1, self.filters])
+        taps = ops.reshape(ops.matmul(ops.cast(pooled, dtype), kernel), [-1, 9, self.filters])
+        borders = ops.matmul(np.array(TAPS_AT_BORDERS, dtype), taps)  # (N, 16, filters)
+        height, width = ops.shape(x)[1:3]
+        place = 4 * _borders(height)[:, None] + _borders(width)
+        return self.of_map(x) + ops.take(ops.cast(borders, self.compute_dtype), place, axis=1)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[1][:-1], self.filters)
+
+    def get_config(self):
+        return {**super().get_config(), "filters": self.filters}
+
+
+def _borders(size):
+    """Of each pixel along an axis: 0 if none, 1 if the map begins with it, 2 if it ends, 3 if both."""
+    place = ops.arange(size)
+    return ops.cast(place == 0, "int32") + 2 * ops.cast(place == size - 1, "int32")
 
 
 @serializable
@@ -544,12 +602,14 @@ class Normalize(keras.layers.Layer):
 
 @serializable
 class GlobalMean(keras.layers.Layer):
-    """The mean over height and width, computed in float32 at least: (N, H, W, C) to (N, 1, 1, C)."""
+    """The mean over height and width, the sum of each row rounded once at half precision: (N, H, W, C) to (N, 1, 1, C)."""
 
     def call(self, inputs):
-        x = ops.cast(inputs, at_least_float32(inputs.dtype))
-        count = ops.cast(ops.shape(x)[1] * ops.shape(x)[2], x.dtype)
-        return ops.cast(ops.sum(x, axis=(1, 2), keepdims=True) / count, self.compute_dtype)
+        height, width = ops.shape(inputs)[1:3]
+        dtype = at_least_float32(inputs.dtype)
+        rows = ops.matmul(ops.ones((1, 1, 1, width), inputs.dtype), inputs)  # 4 times as fast as a sum on a CPU
+        total = ops.sum(ops.cast(rows, dtype), axis=1, keepdims=True)
+        return ops.cast(total / ops.cast(height * width, dtype), self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], 1, 1, input_shape[3])

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from keras_deeplab.inference.resize import fit_in_box, resize_uint8
 from keras_deeplab.inference.segment import BAND_VALUES, WINDOW_PIXELS, band_scores, window_starts
-from keras_deeplab.networks.layers import AtrousConv2D, AtrousSeparableConv2D
+from keras_deeplab.networks.layers import AtrousConv2D, AtrousSeparableConv2D, PooledConv2D
 
 
 def fixed_protocol(network, height, width, *, at_once=None):
@@ -64,6 +64,8 @@ def one_operation_each(model):
     for layer in copy.layers:
         if isinstance(layer, AtrousSeparableConv2D):
             layer.call = _separable(layer)
+        elif isinstance(layer, PooledConv2D):
+            layer.of_map.convolution_op = _dilated(layer.of_map)
         elif isinstance(layer, AtrousConv2D) and layer.strides == (1, 1):
             layer.convolution_op = _dilated(layer)
     return copy

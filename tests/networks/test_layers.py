@@ -11,6 +11,7 @@ from keras_deeplab.networks.layers import (
     AtrousSeparableConv2D,
     BatchNorm,
     GlobalMean,
+    PooledConv2D,
     ResizeLike,
     _clipped_conv2d,
     _interleaved_depthwise_conv2d,
@@ -55,6 +56,25 @@ def test_depthwise_convolution_follows_its_definition(height, width, rate):
     kernel = np.zeros((3, 3, 4, 4), "float32")
     kernel[..., range(4), range(4)] = np.asarray(layer.kernel)[..., 0]
     np.testing.assert_allclose(layer(x), convolved(x, kernel, 1, rate) + np.asarray(layer.bias), atol=2e-5)
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (1, 5), (4, 1), (2, 3), (9, 7)])
+@pytest.mark.parametrize("dtype, bound", [("float32", 2e-5), ("bfloat16", 2e-2)])
+def test_pooled_features_are_convolved_as_if_they_stood_at_each_pixel(height, width, dtype, bound):
+    layer = PooledConv2D(5, dtype=dtype)
+    pooled, x = (
+        keras.ops.cast(random.standard_normal(shape), dtype) for shape in ((2, 1, 1, 4), (2, height, width, 3))
+    )
+    layer.build([pooled.shape, x.shape])
+    kernel = np.asarray(keras.ops.cast(random.standard_normal((3, 3, 7, 5)), dtype)).astype("float32")
+    bias = np.asarray(keras.ops.cast(random.standard_normal(5), dtype)).astype("float32")
+    layer.assign(kernel, bias)
+    both = [np.broadcast_to(pooled, (2, height, width, 4)), np.asarray(x)]
+    both = np.concatenate([part.astype("float32") for part in both], -1)
+    expected = convolved(both, kernel, 1, 1) + bias
+    result = layer([pooled, x])
+    assert result.shape == layer.compute_output_shape([pooled.shape, x.shape])
+    np.testing.assert_allclose(np.asarray(result, "float32"), expected, atol=bound * max(1, expected.std()))
 
 
 def separable(filters, channels, rate, **options):
@@ -296,6 +316,7 @@ def test_interpolation_weights_sum_to_one(align_corners):
         AtrousConv2D(4, 3, strides=2),
         AtrousDepthwiseConv2D(3, dilation_rate=2),
         AtrousSeparableConv2D(4, 12, names=("a", "b")),
+        PooledConv2D(4),
         BatchNorm(),
         ResizeLike(align_corners=True),
     ],
