@@ -131,7 +131,7 @@ def main():
     found = {name: np.array(values) for name, values in found.items()}
     for name, values in found.items():
         print(f"{name}: median {np.median(values):.1f}, best {values.max():.1f} pairs/s")
-    for name in set(found) - {OURS}:
+    for name in [name for name in found if name != OURS]:
         ratios = found[OURS] / found[name]
         low, high = np.quantile(ratios, [0.25, 0.75])
         best = found[OURS].max() / found[name].max()

@@ -43,7 +43,13 @@ def fetch(url, check):
     """
     path = cache_dir() / url.rpartition("/")[2]
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileNotFoundError(
+                f"KERAS_DEEPLAB_CACHE is a folder, made at need, to keep {path.name} in. {path.parent} cannot be one "
+                f"({error}). Set it to another one, or give the file as weights=."
+            ) from error
         with one_at_a_time(path.parent):
             if not path.exists():
                 download_checked(url, path, check)

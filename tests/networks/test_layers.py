@@ -172,9 +172,8 @@ def test_a_convolution_in_parts_and_its_gradient_equal_the_whole_one(in_parts, w
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * float(tf.reduce_max(tf.abs(expected))))
 
 
-@pytest.mark.parametrize(
-    "pixels_at_once", [1, 40]
-)  # a row at a time; three rows of twelve pixels, of the last band less
+# A row at a time; three rows of twelve pixels, of the last band less.
+@pytest.mark.parametrize("pixels_at_once", [1, 40])
 @pytest.mark.parametrize("height, width, rate", [(10, 12, 8), (5, 30, 24), (1, 1, 12)])
 def test_a_map_of_unknown_size_is_clipped_some_rows_at_a_time(height, width, rate, pixels_at_once, monkeypatch):
     import tensorflow as tf
@@ -205,7 +204,7 @@ def test_a_map_of_unknown_size_is_clipped_some_rows_at_a_time(height, width, rat
         AtrousSeparableConv2D(256, 12, names=("depthwise", "pointwise")),  # 2.2 times with all channels at once
     ],
 )
-def test_a_far_convolution_takes_little_memory_beside_its_input(layer):
+def test_a_far_convolution_takes_less_memory_than_its_input(layer):
     import tensorflow as tf
 
     layer.build((None, None, None, 2048))
@@ -219,7 +218,7 @@ def test_a_far_convolution_takes_little_memory_beside_its_input(layer):
     tf.config.experimental.reset_memory_stats("CPU:0")
     y = graph(x)
     taken = tf.config.experimental.get_memory_info("CPU:0")["peak"] - before - y.numpy().nbytes
-    assert taken < 1.5 * x.numpy().nbytes  # seen: 0.5 to 0.9 of it
+    assert taken < x.numpy().nbytes
 
 
 @pytest.mark.parametrize("in_parts, filters", [(_clipped_conv2d, 4), (_interleaved_depthwise_conv2d, 1)])

@@ -290,6 +290,13 @@ def test_without_a_network_the_error_says_where_to_put_which_file(cache, monkeyp
     )
 
 
+def test_a_cache_that_cannot_be_a_folder_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("KERAS_DEEPLAB_CACHE", str(tmp_path / "file"))
+    with pytest.raises(FileNotFoundError, match="KERAS_DEEPLAB_CACHE is a folder.*file cannot be one .*File exists"):
+        load()
+
+
 def test_the_default_cache_is_in_kerass_home(monkeypatch):
     monkeypatch.delenv("KERAS_DEEPLAB_CACHE", raising=False)
     monkeypatch.setenv("KERAS_HOME", "/somewhere")
