@@ -43,21 +43,22 @@ def test_sgd_follows_pytorch(clip_norm):
         np.testing.assert_allclose(found[name], weights[name], atol=1e-6)
 
 
-@pytest.mark.parametrize("clip_norm", [None, 0.5])
-def test_adamw_follows_pytorch(clip_norm):
+@pytest.mark.parametrize("clip_norm, first", [(None, 0.9), (0.5, 0.9), (None, 0.0)])
+def test_adamw_follows_pytorch(clip_norm, first):
     weights = dict(START)
     mean, square = ({name: 0.0 for name in START} for _ in range(2))
     for step, gradients in enumerate(GRADIENTS):
         for name, g in clipped(gradients, clip_norm).items():
             lr = rate(step) * FACTORS[name]
-            mean[name] = 0.9 * mean[name] + 0.1 * g
+            mean[name] = first * mean[name] + (1 - first) * g
             square[name] = 0.999 * square[name] + 0.001 * g**2
             root = np.sqrt(square[name]) / np.sqrt(1 - 0.999 ** (step + 1)) + 1e-3
-            weights[name] = weights[name] * (1 - lr * DECAY) - lr / (1 - 0.9 ** (step + 1)) * mean[name] / root
+            weights[name] = weights[name] * (1 - lr * DECAY) - lr / (1 - first ** (step + 1)) * mean[name] / root
     schedule = PolynomialDecay(0.1, STEPS, 0.01)
-    found = run(AdamW(schedule, weight_decay=DECAY, epsilon=1e-3, multipliers={"backbone-": 0.1}, clip_norm=clip_norm))
+    options = dict(weight_decay=DECAY, epsilon=1e-3, multipliers={"backbone-": 0.1}, clip_norm=clip_norm)
+    found = run(AdamW(schedule, (first, 0.999), **options))
     for name in START:
-        np.testing.assert_allclose(found[name], weights[name], atol=2e-6)
+        np.testing.assert_allclose(found[name], weights[name], atol=1e-6)
 
 
 @pytest.mark.parametrize("optimizer", [SGD(0.1, 0.8, 1e-4, {"backbone-": 0.1}, 1.0), AdamW(PolynomialDecay(0.1, 10))])
