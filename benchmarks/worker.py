@@ -91,8 +91,7 @@ def few(result):
     for axis in range(result.ndim):
         side = result.shape[axis]
         result = np.take(result, np.unique(np.linspace(0, side - 1, min(count, side)).round().astype(int)), axis)
-    result = result if result.dtype == np.uint8 else result.astype("float32")  # the few: a copy of all would be its memory
-    return result.tolist()
+    return (result if result.dtype == np.uint8 else result.astype("float32")).tolist()  # a copy of all would be memory
 
 
 def resident(field):

@@ -5,7 +5,7 @@ import itertools
 import keras
 import numpy as np
 
-from keras_deeplab.networks.layers import PooledConv2D
+from keras_deeplab.networks.layers import PooledConv2D, weights_follow
 
 
 def fold_norms(model, dtype=None):
@@ -25,7 +25,8 @@ def fold_norms(model, dtype=None):
     dtype = dtype or policy.compute_dtype
     if config["folded"] and not config["auxiliary_head"] and policy.name == dtype:
         return model
-    folded = type(model).from_config({**config, "folded": True, "auxiliary_head": False, "dtype": dtype})
+    with weights_follow():
+        folded = type(model).from_config({**config, "folded": True, "auxiliary_head": False, "dtype": dtype})
     refold(model, folded)
     return folded
 

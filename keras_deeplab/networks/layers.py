@@ -26,9 +26,11 @@ __all__ = [
     "Normalize",
     "PooledConv2D",
     "ResizeLike",
+    "VarianceScaling",
     "conv_norm",
     "conv_norm_module",
     "default_dtype",
+    "weights_follow",
 ]
 
 serializable = keras.saving.register_keras_serializable("keras_deeplab")
@@ -73,7 +75,7 @@ def conv_norm(x, filters, kernel_size, *, names, strides=1, rate=1, relu=True, f
     if filters is None:
         x = AtrousDepthwiseConv2D(kernel_size, depthwise_initializer=he_normal("fan_in"), **options)(x)
     else:
-        x = AtrousConv2D(filters, kernel_size, kernel_initializer=he_normal("fan_out"), **options)(x)
+        x = AtrousConv2D(filters, kernel_size, kernel_initializer=he_normal(), **options)(x)
     if not folded:
         x = BatchNorm(name=names[1])(x)
     return keras.layers.ReLU(name=f"{names[1]}-relu")(x) if relu else x
@@ -84,9 +86,30 @@ def conv_norm_module(x, filters, kernel_size, *, name, **options):
     return conv_norm(x, filters, kernel_size, names=(f"{name}-conv", f"{name}-bn"), **options)
 
 
-def he_normal(mode):
+_weights_follow = ContextVar("weights_follow", default=False)
+
+
+@contextmanager
+def weights_follow():
+    """Convolutions made inside start from zeros, for weights that are set next: a draw takes as long as all else."""
+    token = _weights_follow.set(True)
+    try:
+        yield
+    finally:
+        _weights_follow.reset(token)
+
+
+@serializable
+class VarianceScaling(keras.initializers.VarianceScaling):
+    """Keras's; zeros where weights follow."""
+
+    def __call__(self, shape, dtype=None, **kwargs):
+        return ops.zeros(shape, dtype) if _weights_follow.get() else super().__call__(shape, dtype, **kwargs)
+
+
+def he_normal(mode="fan_out"):
     """Kaiming's normal distribution, as the original draws it (PyTorch counts a depthwise fan_out as Keras does fan_in)."""
-    return keras.initializers.VarianceScaling(2.0, mode, "untruncated_normal")
+    return VarianceScaling(2.0, mode, "untruncated_normal")
 
 
 @cache
@@ -293,12 +316,15 @@ class PooledConv2D(keras.layers.Layer):
     def __init__(self, filters, **kwargs):
         super().__init__(**kwargs)
         self.filters = filters
-        self.of_map = AtrousConv2D(filters, 3, name="of_map", dtype=self.dtype_policy)
+        options = dict(kernel_initializer=he_normal(), dtype=self.dtype_policy)
+        self.of_map = AtrousConv2D(filters, 3, name="of_map", **options)
 
     def build(self, input_shape):
         pooled, shape = input_shape
         self.of_map.build(shape)
-        self.of_pooled = self.add_weight(name="of_pooled", shape=(3, 3, pooled[-1], self.filters))
+        self.of_pooled = self.add_weight(
+            name="of_pooled", shape=(3, 3, pooled[-1], self.filters), initializer=he_normal()
+        )
 
     def assign(self, kernel, bias):
         """Takes the weights of the convolution of both concatenated."""
@@ -419,7 +445,7 @@ class AtrousSeparableConv2D(keras.layers.Layer):
         self.filters, self.dilation_rate, self.names = filters, dilation_rate, tuple(names)
         options = dict(dtype=self.dtype_policy)
         self.depthwise = AtrousDepthwiseConv2D(3, dilation_rate=dilation_rate, name=names[0], **options)
-        self.pointwise = AtrousConv2D(filters, 1, name=names[1], **options)
+        self.pointwise = AtrousConv2D(filters, 1, kernel_initializer=he_normal(), name=names[1], **options)
 
     @property
     def parts(self):

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_deeplab.data.catalog import DATASETS
+from keras_deeplab.networks.layers import weights_follow
 from keras_deeplab.zoo import table
 from keras_deeplab.zoo.assign import architecture, assign
 from keras_deeplab.zoo.checkpoint import read_checkpoint
@@ -64,7 +65,8 @@ def load_preset(
 
     checkpoint = read_checkpoint(path)
     config |= fit_to_file(cls, row, path.name, checkpoint, own=weights is not None)
-    model = build(cls, config, num_classes, output_stride, options)
+    with weights_follow():
+        model = build(cls, config, num_classes, output_stride, options)
     fresh = fresh_classifiers(model, config["num_classes"], path.name)
     assign(model, checkpoint.tensors, fresh=fresh, source=path.name)
     return model
@@ -149,10 +151,11 @@ def from_keras_file(cls, path, num_classes, output_stride, options):
         saved = json.loads(archive.read("config.json")).get("registered_name")
     if saved != keras.saving.get_registered_name(cls):
         raise ValueError(f"{path.name} is not a saved {cls.__name__}. Received: {saved}.")
-    source = keras.saving.load_model(path, compile=False)
-    config = {key: value for key, value in source.get_config().items() if key != "name"}
     options = {key: value for key, value in options.items() if value is not None}  # dtype=None: as it was saved
-    model = build(cls, config, num_classes, output_stride, options)
+    with weights_follow():
+        source = keras.saving.load_model(path, compile=False)
+        config = {key: value for key, value in source.get_config().items() if key != "name"}
+        model = build(cls, config, num_classes, output_stride, options)
     fresh = fresh_classifiers(model, source.num_classes, path.name)
     copy_weights(source, model, fresh)
     return model

@@ -15,7 +15,9 @@ from keras_deeplab.networks.layers import (
     ResizeLike,
     _clipped_conv2d,
     _interleaved_depthwise_conv2d,
+    he_normal,
     interpolation_matrix,
+    weights_follow,
 )
 
 random = np.random.default_rng(0)
@@ -323,3 +325,13 @@ def test_interpolation_weights_sum_to_one(align_corners):
 def test_layers_come_back_from_their_configuration(layer):
     copy = keras.layers.deserialize(keras.layers.serialize(layer))
     assert type(copy) is type(layer) and copy.get_config() == layer.get_config()
+
+
+def test_weights_are_drawn_but_where_others_follow():
+    initializer = he_normal()
+    with weights_follow():
+        assert not np.any(initializer((3, 3, 64, 32), "float32"))
+    drawn = np.asarray(initializer((3, 3, 64, 32), "float32"))
+    assert drawn.std() == pytest.approx((2 / (9 * 32)) ** 0.5, rel=0.02)  # by the products that an input takes part in
+    copy = keras.initializers.deserialize(keras.initializers.serialize(initializer))
+    assert type(copy) is type(initializer) and copy.get_config() == initializer.get_config()
