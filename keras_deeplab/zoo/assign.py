@@ -52,10 +52,10 @@ def assign(model, tensors, *, fresh=(), source="The file"):
             unused.append(name)
             continue
         variable = getattr(layer, names[leaf])
-        array = to_keras(array, layer)
-        if tuple(array.shape) != tuple(variable.shape):
-            wrong.append(f"{name} {to_torch_shape(array)}, not {to_torch_shape(variable)}")
-        pairs.append((variable, array))
+        axes = axes_to_keras(array, layer)
+        if tuple(array.shape[axis] for axis in axes) != tuple(variable.shape):
+            wrong.append(f"{name} {tuple(array.shape)}, not {to_torch_shape(variable, layer)}")
+        pairs.append((variable, array, axes))
         unfilled.discard((layer_name, names[leaf]))
     problems = [
         f"{len(found)} {what}: {', '.join(found[:SHOWN])}{', ...' if len(found) > SHOWN else ''}"
@@ -68,16 +68,18 @@ def assign(model, tensors, *, fresh=(), source="The file"):
     ]
     if problems:
         raise ValueError(f"{source} does not fit {type(model).__name__}. " + "; ".join(problems) + ".")
-    for variable, array in pairs:
-        variable.assign(array)
+    # TensorFlow's copies by all cores; JAX would compile one for each shape.
+    transpose = keras.ops.transpose if keras.backend.backend() == "tensorflow" else np.transpose
+    for variable, array, axes in pairs:
+        variable.assign(transpose(array, axes) if len(axes) > 1 else array)
     return left
 
 
-def to_keras(array, layer):
-    """A tensor in PyTorch's layout in Keras's: kernels become (height, width, in, out), depthwise (h, w, channels, 1)."""
+def axes_to_keras(array, layer):
+    """PyTorch's axes in Keras's order: kernels become (height, width, in, out), depthwise (height, width, channels, 1)."""
     if array.ndim != 4:
-        return array
-    return np.transpose(array, (2, 3, 0, 1) if isinstance(layer, AtrousDepthwiseConv2D) else (2, 3, 1, 0))
+        return tuple(range(array.ndim))
+    return (2, 3, 0, 1) if isinstance(layer, AtrousDepthwiseConv2D) else (2, 3, 1, 0)
 
 
 def to_torch(model):
@@ -94,9 +96,9 @@ def to_torch(model):
     return tensors
 
 
-def to_torch_shape(array):
-    shape = tuple(array.shape)
-    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape
+def to_torch_shape(variable, layer):
+    axes = axes_to_keras(variable, layer)
+    return tuple(variable.shape[axes.index(axis)] for axis in range(len(axes)))
 
 
 def architecture(tensors):
