@@ -164,6 +164,8 @@ class AdamW(_PyTorchOptimizer):
         **kwargs,
     ):
         super().__init__(learning_rate, weight_decay, multipliers, clip_norm, name=name, **kwargs)
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas are 0 or more and less than 1, such as (0.9, 0.999). Received: {betas!r}.")
         self.betas, self.epsilon = tuple(betas), epsilon
 
     def build(self, variables):

@@ -61,6 +61,12 @@ def test_adamw_follows_pytorch(clip_norm, first):
         np.testing.assert_allclose(found[name], weights[name], atol=1e-6)
 
 
+@pytest.mark.parametrize("betas", [(0.9, 1.0), (-0.1, 0.999)])
+def test_moments_that_never_fade_are_refused(betas):
+    with pytest.raises(ValueError, match=r"less than 1.*Received: \("):
+        AdamW(0.1, betas)
+
+
 @pytest.mark.parametrize("optimizer", [SGD(0.1, 0.8, 1e-4, {"backbone-": 0.1}, 1.0), AdamW(PolynomialDecay(0.1, 10))])
 def test_optimizers_come_back_from_their_configuration(optimizer):
     copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
