@@ -86,17 +86,21 @@ def conv_norm_module(x, filters, kernel_size, *, name, **options):
     return conv_norm(x, filters, kernel_size, names=(f"{name}-conv", f"{name}-bn"), **options)
 
 
-_weights_follow = ContextVar("weights_follow", default=False)
-
-
 @contextmanager
-def weights_follow():
-    """Convolutions made inside start from zeros, for weights that are set next: a draw takes as long as all else."""
-    token = _weights_follow.set(True)
+def _true_inside(flag):
+    token = flag.set(True)
     try:
         yield
     finally:
-        _weights_follow.reset(token)
+        flag.reset(token)
+
+
+_weights_follow = ContextVar("weights_follow", default=False)
+
+
+def weights_follow():
+    """Convolutions made inside start from zeros, for weights that are set next: a draw takes as long as all else."""
+    return _true_inside(_weights_follow)
 
 
 @serializable
@@ -133,14 +137,9 @@ def _direct_atrous_trains(dtype):
 _anywhere = ContextVar("anywhere", default=False)
 
 
-@contextmanager
 def for_any_processor():
     """Graphs traced inside may run on another machine: they take no way that is slow on some."""
-    token = _anywhere.set(True)
-    try:
-        yield
-    finally:
-        _anywhere.reset(token)
+    return _true_inside(_anywhere)
 
 
 @cache
