@@ -25,8 +25,8 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import numpy as np  # noqa: E402
-from drawn import picture  # noqa: E402
 from PIL import Image  # noqa: E402
+from support.drawn import picture  # noqa: E402
 
 SIZES = ((180, 240), (210, 150))  # height, width of the pictures; the last one is timed
 MEANS = ("mIoU", "mAcc", "aAcc")
@@ -52,12 +52,12 @@ strides, classes and protocols of the row.
 
 def rows_of(names):
     """The rows named; without names, one of each network and protocol."""
-    from keras_deeplab.zoo import table
+    from keras_deeplab.catalog import rows
 
     if names:
-        return [table.find(name) for name in names]
+        return [rows.find(name) for name in names]
     distinct = {}
-    for row in table.ROWS.values():
+    for row in rows.ROWS.values():
         distinct.setdefault(repr((row.class_name, row.architecture, row.protocol)), row)
     return list(distinct.values())
 

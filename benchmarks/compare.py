@@ -28,15 +28,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
-import input as input_benchmark  # noqa: E402
 import numpy as np  # noqa: E402
 import report  # noqa: E402
-from drawn import picture  # noqa: E402
+import training_input  # noqa: E402
 from PIL import Image  # noqa: E402
+from support.drawn import picture  # noqa: E402
 from worker import Worker, WorkerEnded  # noqa: E402
 
-from keras_deeplab.zoo import table  # noqa: E402
-from recipes import command  # noqa: E402
+from keras_deeplab.catalog.rows import find as find_row  # noqa: E402
+from keras_deeplab.commands import command_line  # noqa: E402
 
 ROWS = {
     "network": [
@@ -162,14 +162,14 @@ def differs(ours, theirs, exact):
 
 
 def title(row, size=None):
-    row = table.find(row)
+    row = find_row(row)
     name = {"DeepLabV3": "V3", "DeepLabV3Plus": "V3+"}[row.class_name]
     return f"{name} R-{row.backbone[1:]}" + ("" if size is None else f" {size[0]}x{size[1]}")
 
 
 def network(options, rows):
     for row in rows:
-        size = options.size or table.find(row).crop
+        size = options.size or find_row(row).crop
         job = dict(row=row, size=size)
         yield from measure(options, title(row, size), "forward", job, ways=WAYS, peak=128 if options.narrow else 3072)
 
@@ -194,7 +194,7 @@ def segment(options, rows):
     """Of half the size with ms+flip, which is 17 times the work."""
     for row, flip in itertools.product(rows, (False, True)):
         size = options.size or ((512, 1024) if flip else (1024, 2048))
-        mode = table.find(row).protocol.mode + (", ms+flip" if flip else "")
+        mode = find_row(row).protocol.mode + (", ms+flip" if flip else "")
         turns = min(options.turns, 3) if flip else None
         with picture_file(size) as file:
             job = dict(row=row, multi_scale_flip=flip, **file)
@@ -204,7 +204,7 @@ def segment(options, rows):
 def serving(options, rows):
     """One picture a request, no network between."""
     for row in rows:
-        size = options.size or table.find(row).crop
+        size = options.size or find_row(row).crop
         with picture_file(size) as file:
             yield from measure(options, f"request: {title(row, size)}", "serving", dict(row=row, **file))
 
@@ -214,12 +214,12 @@ def input_pipeline(options, _):
     size, turn_seconds = options.size or (1024, 2048), 0.1 if options.narrow else INPUT_SECONDS
     with sides(options) as workers:
         versions = versions_of(*workers)
-    rates = input_benchmark.rates(options.original, size, turn_seconds, options.turns)
+    rates = training_input.rates(options.original, size, turn_seconds, options.turns)
     found = {name: dict(seconds=[1 / rate for rate in values], memory=0) for name, values in rates.items()}
     label = f"pair for training: {size[0]}x{size[1]}, crop 512x1024"
-    line = dict(line=label, precision="float32", versions=versions, ours=found[input_benchmark.OURS])
+    line = dict(line=label, precision="float32", versions=versions, ours=found[training_input.OURS])
     if options.original:
-        line["original"] = {**found[input_benchmark.ORIGINAL], "way": "two processes"}
+        line["original"] = {**found[training_input.ORIGINAL], "way": "two processes"}
     yield line
 
 
@@ -227,7 +227,7 @@ def memory(options, rows):
     """Each in processes of its own, the original eager and contiguous."""
     size, crop = options.size or (1024, 2048), options.size or (256, 256)
     for row, p in itertools.product(rows, PRECISIONS):
-        shape = options.size or table.find(row).crop
+        shape = options.size or find_row(row).crop
         only = dict(precisions=[p], turns=1)
         yield from measure(options, f"logits: {title(row, shape)}", "forward", dict(row=row, size=shape), **only)
         with picture_file(size) as file:
@@ -286,9 +286,11 @@ def main(argv):
     arguments.add_argument("lines", nargs="*", metavar="LINE", help=f"{', '.join(LINES)}; all if none is named")
     arguments.add_argument("--original", metavar="PYTHON", help="an interpreter that has mmsegmentation")
     arguments.add_argument("--rows", nargs="+", metavar="ROW", help="released models, in place of the line's own")
-    arguments.add_argument("--size", nargs=2, type=command.positive, metavar=("H", "W"), help="pixels, for every line")
-    arguments.add_argument("--turns", type=command.positive, default=8, help="of each side")
-    arguments.add_argument("--points", type=command.positive, default=6, help="of each curve of growth, at most")
+    arguments.add_argument(
+        "--size", nargs=2, type=command_line.positive, metavar=("H", "W"), help="pixels, for every line"
+    )
+    arguments.add_argument("--turns", type=command_line.positive, default=8, help="of each side")
+    arguments.add_argument("--points", type=command_line.positive, default=6, help="of each curve of growth, at most")
     arguments.add_argument(
         "--narrow", action="store_true", help="networks an eighth as wide, to try the command itself"
     )
@@ -300,7 +302,7 @@ def main(argv):
         raise ValueError(f"A line is one of {', '.join(LINES)}. Received: {', '.join(sorted(unknown))}.")
     if options.original and not shutil.which(options.original):
         raise ValueError(f"--original is an interpreter that has mmsegmentation. There is none: {options.original}.")
-    rows = [table.find(row).name for row in options.rows or ()]
+    rows = [find_row(row).name for row in options.rows or ()]
     kept = Path(options.json) if options.json else None
     if kept:
         report.keep(kept, {})  # a file that cannot be written is an error now, not after hours
@@ -312,7 +314,7 @@ def main(argv):
             results = report.keep(kept, {name: [line]}, results)
     for name, lines in results.items():
         print(f"\n{name}")
-        command.print_table([report.HEADS[name], *(report.cells(name, line) for line in lines)])
+        command_line.print_table([report.HEADS[name], *(report.cells(name, line) for line in lines)])
     if options.markdown:
         report.fill(Path(options.markdown), results)
     if options.plot:
@@ -320,4 +322,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_line.run(main)

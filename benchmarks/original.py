@@ -13,12 +13,12 @@ import make_networks as networks  # noqa: E402
 import mmseg  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from drawn import batches, images  # noqa: E402
 from make_training import sample_of  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.optim import build_optim_wrapper  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmseg.registry import MODELS  # noqa: E402
+from support.drawn import batches, images  # noqa: E402
 from worker import serve  # noqa: E402
 
 init_default_scope("mmseg")

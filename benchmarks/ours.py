@@ -11,22 +11,22 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
 import keras  # noqa: E402
-import narrow  # noqa: E402
 import tensorflow as tf  # noqa: E402
-from drawn import NARROW, batches, images  # noqa: E402
-from torch_files import released  # noqa: E402
+from support import narrow  # noqa: E402
+from support.drawn import NARROW, batches, images  # noqa: E402
+from support.torch_files import released  # noqa: E402
 from worker import serve  # noqa: E402
 
 import keras_deeplab as kd  # noqa: E402
-import recipes  # noqa: E402
-from keras_deeplab.zoo import table  # noqa: E402
+from keras_deeplab import recipes  # noqa: E402
+from keras_deeplab.catalog import rows  # noqa: E402
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
 def build(row, precision, is_narrow, classes=None, **options):
     """The network of a row with the drawn weights, those of the original's worker too."""
-    row = table.find(row)
+    row = rows.find(row)
     widths = {"base_channels": 64, "stem_channels": 64, **row.architecture}
     options |= {name: NARROW[name] if is_narrow else widths.get(name) for name in NARROW}
     if classes:
@@ -108,7 +108,7 @@ def conversion(row, precision, checkpoint, is_narrow=False, key=None):
     """A released file in, a model out; the file is written first."""
     model = build(row, precision, is_narrow, auxiliary_head=True)
     Path(checkpoint).write_bytes(released(narrow.tensors(model)))
-    load = getattr(kd, table.find(row).class_name).from_preset
+    load = getattr(kd, rows.find(row).class_name).from_preset
     classifier = "decode_head-conv_seg"
     return lambda: load(row, weights=checkpoint, auxiliary_head=True).get_layer(classifier).bias.numpy(), {}
 

@@ -30,7 +30,7 @@ FIRST = """
 import json, sys, time
 import tensorflow as tf
 from keras_deeplab.serving.warmup import warmup_requests
-from keras_deeplab.zoo.protocol import Protocol
+from keras_deeplab.catalog.protocol import Protocol
 folder, picture, protocol, later = sys.argv[1:]
 signatures = tf.saved_model.load(folder).signatures
 if protocol:
@@ -87,7 +87,7 @@ def main():
     import tensorflow as tf
 
     import keras_deeplab as kd
-    from convert.check import as_jpeg, drawn
+    from keras_deeplab.serving.verify import as_jpeg, drawn
 
     model = kd.DeepLabV3Plus.from_preset(ROW, load_weights=False)
     model.protocol = kd.Protocol("whole", resize=options.size)

@@ -1,6 +1,6 @@
 """Converts a released PyTorch file, and checks the result:
 
-    python -m convert deeplabv3plus_r101_cityscapes --to converted
+    keras-deeplab convert deeplabv3plus_r101_cityscapes --to converted
 
 writes converted/model.keras, converted/saved_model and converted/report.json.
 """
@@ -8,29 +8,30 @@ writes converted/model.keras, converted/saved_model and converted/report.json.
 import json
 from pathlib import Path
 
-from convert import check
-from recipes import command
+from keras_deeplab.catalog import rows
+from keras_deeplab.commands import command_line
 
 
 def main(argv):
-    arguments = command.parser(__doc__.splitlines()[0])
-    arguments.add_argument(
-        "--checkpoint", metavar="F.pth", help="the file, if not the released one from the cache or the network"
-    )
+    arguments = command_line.parser("convert", __doc__.splitlines()[0])
+    arguments.add_argument("--weights", metavar="FILE", help="a .pth file in place of the released one")
+    arguments.add_argument("--checkpoint", dest="weights", action=command_line.OldName)
     arguments.add_argument("--to", metavar="DIR", required=True, help="folder for the results")
-    arguments.add_argument("--reference", metavar="F.npz", help="the original's `logits` for `images`, to compare with")
+    arguments.add_argument("--reference", metavar="FILE", help="the original's `logits` for `images`, to compare with")
     options = arguments.parse_args(argv)
 
     import keras
     import numpy as np
 
-    import keras_deeplab as kd
-    from keras_deeplab.zoo import fetch, table
+    from keras_deeplab.serving import verify
+    from keras_deeplab.serving.export import export_saved_model
+    from keras_deeplab.zoo import fetch
+    from keras_deeplab.zoo.formats.torch_file import load_checkpoint
 
-    row = table.find(options.row)
-    path = Path(options.checkpoint) if options.checkpoint else fetch.fetch(row.url, check=kd.load_checkpoint)
-    model = command.load(row.name, path)
-    read, used = len(kd.load_checkpoint(path)), len(model.variables)
+    row = rows.find(options.row)
+    path = Path(options.weights) if options.weights else fetch.fetch(row.url, check=load_checkpoint)
+    model = command_line.load(row.name, path)
+    read, used = len(load_checkpoint(path)), len(model.variables)
     report = {
         "row": row.name,
         "checkpoint": path.name,
@@ -38,19 +39,19 @@ def main(argv):
         "tensors": {"read": read, "used": used, "left (auxiliary head, batch counters)": read - used},
     }
     if options.reference:
-        report["largest logit difference / standard deviation"] = check.largest_difference(model, options.reference)
+        report["largest logit difference / standard deviation"] = verify.largest_difference(model, options.reference)
 
     to = Path(options.to)
     to.mkdir(parents=True, exist_ok=True)
     model.save(to / "model.keras")
-    picture = np.asarray(check.drawn(120, 160))[None]
+    picture = np.asarray(verify.drawn(120, 160))[None]
     if not np.array_equal(keras.saving.load_model(to / "model.keras")(picture), model(picture)):
         raise ValueError(f"{to / 'model.keras'} does not give the logits of the model it was saved from.")
     report["model.keras"] = "logits equal after loading"
-    kd.export_saved_model(model, to / "saved_model")
-    report["saved_model"] = dict(check.same_labels(model, to / "saved_model"))
+    export_saved_model(model, to / "saved_model")
+    report["saved_model"] = dict(verify.same_labels(model, to / "saved_model"))
     (to / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-    command.print_table([("what", "result"), *flat(report)])
+    command_line.print_table([("what", "result"), *flat(report)])
 
 
 def flat(report, prefix=""):
@@ -62,4 +63,4 @@ def flat(report, prefix=""):
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_line.run(main)

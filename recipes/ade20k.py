@@ -1,12 +1,12 @@
 """ADE20K, 20,210 scenes, 150 classes; label 0 is ignored.
 
-    python -m recipes.train deeplabv3plus_r101_ade20k --data ade20k --to run
+    keras-deeplab train deeplabv3plus_r101_ade20k --data ade20k --to run
 
 4 V100, 4 crops of 512x512 on each: 45.47 mIoU after 160,000 steps.
 """
 
-from recipes.record import Recipe
+from keras_deeplab.recipes.record import Recipe
 
 
 def recipe(row):
-    return Recipe(row, resize_base=(2048, 512), batch_per_device=4)
+    return Recipe(row, batch_per_device=4)

@@ -1,19 +1,17 @@
 """Cityscapes, 2975 street pictures of 2048x1024, 19 classes.
 
-    python -m recipes.train deeplabv3plus_r101_cityscapes --data cityscapes --to run
+    keras-deeplab train deeplabv3plus_r101_cityscapes --data cityscapes --to run
 
 4 V100, 2 crops of 512x1024 on each: 80.97 mIoU after 80,000 steps, 11.0 GB a device at 40,000. Rows with 769x769 crops resize
 by a box one pixel larger. The D16 rows mine hard pixels; the fp16 rows scale the loss by 512.
 """
 
-from recipes.record import Recipe
+from keras_deeplab.recipes.record import Recipe
 
 
 def recipe(row):
-    base = (2049, 1025) if row.align_corners else (2048, 1024)
     return Recipe(
         row,
-        resize_base=base,
         batch_per_device=2,
         ohem_min_kept=100_000 if row.output_stride == 16 else None,
         loss_scale=512.0 if row.fp16 else None,

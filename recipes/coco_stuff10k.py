@@ -1,12 +1,12 @@
 """COCO-Stuff 10k, 9000 pictures, 171 classes; label 0 is ignored.
 
-    python -m recipes.train deeplabv3_r101_coco_stuff10k --data coco_stuff10k --to run
+    keras-deeplab train deeplabv3_r101_coco_stuff10k --data coco_stuff10k --to run
 
 4 V100, 4 crops of 512x512 on each: 37.81 mIoU after 40,000 steps.
 """
 
-from recipes.record import Recipe
+from keras_deeplab.recipes.record import Recipe
 
 
 def recipe(row):
-    return Recipe(row, resize_base=(2048, 512), batch_per_device=4)
+    return Recipe(row, batch_per_device=4)

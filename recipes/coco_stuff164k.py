@@ -1,12 +1,12 @@
 """COCO-Stuff 164k, 118,287 pictures, 171 classes.
 
-    python -m recipes.train deeplabv3_r101_coco_stuff164k --data coco_stuff164k --to run
+    keras-deeplab train deeplabv3_r101_coco_stuff164k --data coco_stuff164k --to run
 
 4 V100, 4 crops of 512x512 on each: 42.61 mIoU after 320,000 steps.
 """
 
-from recipes.record import Recipe
+from keras_deeplab.recipes.record import Recipe
 
 
 def recipe(row):
-    return Recipe(row, resize_base=(2048, 512), batch_per_device=4)
+    return Recipe(row, batch_per_device=4)

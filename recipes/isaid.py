@@ -1,12 +1,12 @@
 """iSAID, aerial patches of 896x896, 16 classes with background.
 
-    python -m recipes.train deeplabv3plus_r50_isaid --data isaid --to run
+    keras-deeplab train deeplabv3plus_r50_isaid --data isaid --to run
 
 4 V100, 4 crops of 896x896 on each: 67.06 mIoU after 80,000 steps, 21.45 GB a device.
 """
 
-from recipes.record import Recipe
+from keras_deeplab.recipes.record import Recipe
 
 
 def recipe(row):
-    return Recipe(row, resize_base=(896, 896), batch_per_device=4)
+    return Recipe(row, batch_per_device=4)

@@ -1,17 +1,16 @@
 """Mapillary Vistas 1.2, 18,000 street pictures, 65 classes.
 
-    python -m recipes.train deeplabv3plus_r50_mapillary --data mapillary --to run
+    keras-deeplab train deeplabv3plus_r50_mapillary --data mapillary --to run
 
 4 GPUs, 2 crops of 512x1024 on each, whatever the row's name says: 47.35 mIoU after 300,000 steps, 24.04 GB a device.
 """
 
-from recipes.record import Recipe
+from keras_deeplab.recipes.record import Recipe
 
 
 def recipe(row):
     return Recipe(
         row,
-        resize_base=(2048, 1024),
         batch_per_device=2,
         optimizer="AdamW",
         learning_rate=1e-4,

@@ -1,9 +1,10 @@
-"""How a released model was trained, with units; and the same again."""
+"""The training recipe of a released model, and methods that compile and feed a model by it."""
 
 import dataclasses
 from dataclasses import dataclass
 
-from keras_deeplab.zoo.table import Row
+from keras_deeplab.catalog.datasets import DATASETS
+from keras_deeplab.catalog.openmmlab import Row
 
 FLOAT16_SCALE = 2.0**15  # the first loss scale where the row names none
 
@@ -14,8 +15,9 @@ class Recipe:
 
     Attributes:
         row: the row of the zoo.
-        resize_base: long, short side in pixels of the box that pictures are resized to fit, before the random ratio.
-        batch_per_device: pictures.
+        batch_per_device: pictures of a step on each device.
+        resize_base: long, short side in pixels of the box that pictures are resized to fit, before the random ratio; by
+            default the box that the row is tested with.
         devices: GPUs that the released model was trained on; norms were synchronised over them.
         resize_ratio: smallest and largest factor of `resize_base`.
         cat_max_ratio: a crop is drawn again while one class covers this share of its labelled pixels.
@@ -31,8 +33,8 @@ class Recipe:
     """
 
     row: Row
-    resize_base: tuple[int, int]
     batch_per_device: int
+    resize_base: tuple[int, int] | None = None
     devices: int = 4
     resize_ratio: tuple[float, float] = (0.5, 2.0)
     cat_max_ratio: float = 0.75
@@ -46,6 +48,10 @@ class Recipe:
     clip_norm: float | None = None
     ohem_min_kept: int | None = None
     loss_scale: float | None = None
+
+    def __post_init__(self):
+        if self.resize_base is None:
+            object.__setattr__(self, "resize_base", self.row.protocol.resize)
 
     @property
     def crop(self):
@@ -65,8 +71,6 @@ class Recipe:
     @property
     def reduce_zero_label(self):
         """Whether label 0 is ignored and every other one counts from 1."""
-        from keras_deeplab.data.catalog import DATASETS
-
         return DATASETS[self.row.dataset].reduce_zero_label
 
     def replace(self, **changes):

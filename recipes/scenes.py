@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from keras_deeplab.pictures.draw import legend, palette_image
+
 CLASSES = {  # name: colour of the label map
     "background": (68, 76, 92),
     "stripes": (240, 173, 52),
@@ -108,9 +110,6 @@ def colours(generator):
 
 def page(images, truths, predicted, caption):
     """The first scenes as a picture: scene, truth and prediction side by side, the classes' colours and a caption below."""
-    import keras_deeplab as kd
-    from keras_deeplab.inference.drawing import legend
-
     palette, width, height = list(CLASSES.values()), ZOOM * WIDTH, ZOOM * HEIGHT
     key = legend(list(zip(palette, CLASSES, strict=True)), 3 * (width + GAP))
     sheet = Image.new("RGB", (3 * (width + GAP) + GAP, SHOWN * (height + GAP) + key.height + 5 * GAP), "white")
@@ -119,7 +118,7 @@ def page(images, truths, predicted, caption):
         left = GAP + column * (width + GAP)
         draw.text((left, 1.5 * GAP), title, fill="black", font=font, anchor="lm")
         for row, array in enumerate(arrays[:SHOWN]):
-            tile = kd.palette_image(array, palette).convert("RGB") if array.ndim == 2 else Image.fromarray(array)
+            tile = palette_image(array, palette).convert("RGB") if array.ndim == 2 else Image.fromarray(array)
             tile = tile.resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(tile, (left, 3 * GAP + row * (height + GAP)))
     sheet.paste(key, (0, sheet.height - 2 * GAP - key.height))

@@ -1,12 +1,12 @@
 """Pascal VOC 2012 with the labels of SBD, 10,582 pictures, 21 classes.
 
-    python -m recipes.train deeplabv3plus_r101_voc12aug --data voc12aug --to run
+    keras-deeplab train deeplabv3plus_r101_voc12aug --data voc12aug --to run
 
 4 V100, 4 crops of 512x512 on each: 78.62 mIoU after 40,000 steps.
 """
 
-from recipes.record import Recipe
+from keras_deeplab.recipes.record import Recipe
 
 
 def recipe(row):
-    return Recipe(row, resize_base=(2048, 512), batch_per_device=4)
+    return Recipe(row, batch_per_device=4)

@@ -1,73 +1,50 @@
-"""The README tells the truth: its Python runs, its commands exist, its tree is the tree."""
+"""The README and the pages tell the truth: their commands and options exist, the tree is the tree, links lead somewhere."""
 
 import re
-from pathlib import Path
+import subprocess
+import sys
+from importlib.util import find_spec
 
-import pytest
-from drawn import picture
-from narrow import build, tensors
-from PIL import Image
-from torch_files import released
+from support import ROOT
 
-from keras_deeplab.zoo import table
+from keras_deeplab.commands import VERBS
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A folder with the files that the README's examples name; released ones are narrow."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KERAS_DEEPLAB_CACHE", str(tmp_path))
-    for name in ("r101_cityscapes", "r50_cityscapes"):
-        row = table.find(name, "DeepLabV3Plus")
-        (tmp_path / row.file).write_bytes(released(tensors(build(row.name, auxiliary_head=True))))
-    (tmp_path / "work_dirs").mkdir()
-    (tmp_path / "work_dirs" / "iter_80000.pth").write_bytes((tmp_path / row.file).read_bytes())
-    Image.fromarray(picture(60, 80, seed=0)).save(tmp_path / "street.jpg")
-
-
-@pytest.mark.filterwarnings("ignore:.*the classifiers start from random weights")
-def test_the_python_examples_run(here):
-    names = {}
-    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
-    for block in blocks:
-        exec(block, names)
-    assert len(blocks) == 2 and names["labels"].shape == (60, 80) and names["logits"].shape == (1, 65, 97, 19)
-    assert Path("saved_model", "saved_model.pb").exists() and Path("street_labels.png").exists()
-
-
-@pytest.mark.filterwarnings("ignore:.*the classifiers start from random weights")
-def test_the_python_of_the_training_page_runs(here):
-    for kind, mode in (("images", "RGB"), ("labels", "L")):
-        Path(kind).mkdir()
-        for i in range(4):
-            image = Image.fromarray(picture(60, 80, seed=i))
-            (image if mode == "RGB" else image.convert("L").point(lambda v: v // 86)).save(f"{kind}/{i}.png")
-    names = {}
-    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.S):
-        exec(block, names)
-    assert int(names["model"].optimizer.iterations) == 2
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_every_command_exists():
-    pages = [README, *(path.read_text() for path in (ROOT / "docs").glob("*.md"))]
-    modules = set(re.findall(r"python -m ([\w.]+)", "".join(pages)))
-    assert modules >= {"recipes.quickstart", "recipes.predict", "recipes.export", "convert"}
-    for module in modules:
-        path = ROOT.joinpath(*module.split("."))
-        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+    pages = [README, *(path.read_text() for path in PAGES)]
+    verbs = set(re.findall(r"keras-deeplab +([a-z]+)", "".join(pages)))
+    assert verbs == set(VERBS)
+    for module in set(re.findall(r"python -m ([\w.]+)", "".join(pages))):
+        assert find_spec(module), module
+
+
+def test_commands_in_pages_have_the_options_that_they_use():
+    for path in PAGES:
+        for verb, options in re.findall(r"keras-deeplab +([a-z]+)((?:[^\n`\\]|\\\n)*)", path.read_text()):
+            shown = subprocess.run(
+                [sys.executable, "-m", "keras_deeplab", verb, "--help"], capture_output=True, text=True, check=True
+            )
+            for option in re.findall(r" (--[a-z0-9-]+)", options):
+                assert option in shown.stdout, f"{path.name}: keras-deeplab {verb} has no {option}"
+
+
+def test_every_verb_runs_from_a_checkout_too():
+    for verb, (module, _) in VERBS.items():
+        assert verb == "convert" or find_spec(f"recipes.{verb}").origin == find_spec(module).origin
+    assert find_spec("convert.__main__").origin == find_spec(VERBS["convert"][0]).origin
 
 
 def test_ci_runs_the_readmes_commands():
     script = (ROOT / ".ci" / "run").read_text()
-    assert "\npytest\n" in script and "\npytest\n" in README
-    assert 'pip install --quiet -e ".[test]"' in script and 'pip install -e ".[test]"' in README
+    for command in ("\npytest\n", 'pip install {}-e ".[test]"', "keras-deeplab quickstart"):
+        assert command.format("--quiet ") in script and command.format("") in README
 
 
 def test_the_tree_is_the_tree():
-    tree = re.search(r"## What is where\n\n```\n(.*?)```", README, re.S)[1]
+    tree = re.search(r"## What is where\n.*?```\n(.*?)```", README, re.S)[1]
     top, inside = (set(re.findall(pattern, tree, re.M)) for pattern in (r"^(\w+)/", r"^  (\w+)/"))
     folders = {
         path.name
@@ -79,5 +56,6 @@ def test_the_tree_is_the_tree():
 
 
 def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert target.startswith("http") or (ROOT / target).exists(), target
+    for path in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "RELEASE.md"]:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
+            assert target.startswith("http") or (path.parent / target).exists(), f"{path.name}: {target}"

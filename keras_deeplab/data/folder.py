@@ -6,6 +6,7 @@ classes.txt             optional, beside the two folders or in one of them: one 
 """
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
-ORIENTATION = 0x0112  # the Exif tag; from 5 on, height and width change places
-IGNORED = 255
+from keras_deeplab.catalog.datasets import IGNORE
+from keras_deeplab.pictures.exif import swaps_sides
+from keras_deeplab.pictures.files import IMAGE_SUFFIXES, list_files
 
 
 def match(images, labels):
@@ -30,16 +31,11 @@ def match(images, labels):
 
 
 def _by_stem(folder, suffixes):
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
     found = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in suffixes and not path.name.startswith("."):
-            if path.stem in found:
-                raise ValueError(f"{path} and {found[path.stem].name} have the same stem. Keep one of them.")
-            found[path.stem] = path
-    if not found:
-        raise ValueError(f"{folder} holds no {', '.join(suffix[1:].upper() for suffix in suffixes)} files.")
+    for path in list_files(folder, suffixes):
+        if path.stem in found:
+            raise ValueError(f"{path} and {found[path.stem].name} have the same stem. Keep one of them.")
+        found[path.stem] = path
     return found
 
 
@@ -79,10 +75,16 @@ class Report:
             for i, (name, pixels, pictures) in enumerate(zip(classes, self.pixels, self.pictures, strict=True))
         ]
         share = 100 * self.ignored / max(1, self.ignored + self.pixels.sum())
-        return [("class", "name", "pixels", "pictures"), *rows, (IGNORED, "(ignored)", f"{share:.3f}% of all", "")]
+        return [("class", "name", "pixels", "pictures"), *rows, (IGNORE, "(ignored)", f"{share:.3f}% of all", "")]
 
 
-def check(images, labels, num_classes, reduce_zero_label=False, progress=None):
+def check(
+    images: str | os.PathLike,
+    labels: str | os.PathLike,
+    num_classes: int,
+    reduce_zero_label: bool = False,
+    progress: Callable[[int], object] | None = None,
+) -> Report:
     """Reads every file once, in parallel, and says what training would stumble over or silently learn wrongly.
 
     Args:
@@ -109,7 +111,7 @@ def check(images, labels, num_classes, reduce_zero_label=False, progress=None):
             counts[i] = count
             if progress:
                 progress(i + 1)
-    ignored = counts[:, IGNORED].sum()
+    ignored = counts[:, IGNORE].sum()
     if reduce_zero_label:
         ignored, counts = ignored + counts[:, 0].sum(), counts[:, 1:]
     counts = counts[:, :num_classes]
@@ -152,8 +154,7 @@ def _read_image(path):
             raise ValueError("is CMYK, whose colours depend on a profile. Convert it to RGB.")
         if image.mode in ("I", "F"):
             raise ValueError(f"has {image.mode} pixels, whose range is unknown. Convert them to 8 bits.")
-        turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
-        return (image.size[::-1] if turned else image.size), None
+        return (image.size[::-1] if swaps_sides(image) else image.size), None
 
 
 def _read_label(path):
@@ -171,7 +172,7 @@ def _read_label(path):
 def _foreign(path, count, num_classes, reduce_zero_label):
     """A line if a label map holds values that are no class."""
     last = num_classes if reduce_zero_label else num_classes - 1
-    values = [int(value) for value in np.flatnonzero(count[:IGNORED]) if value > last]
+    values = [int(value) for value in np.flatnonzero(count[:IGNORE]) if value > last]
     if not values:
         return []
     shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")

@@ -107,8 +107,8 @@ def _records(instruction):
     return found[instruction.skip :][: instruction.take if instruction.take >= 0 else None]
 
 
-def open_prepared(folder, split):
-    """Opens what `python -m recipes.prepare` wrote; the downloads are no longer needed.
+def open_prepared(folder: str | os.PathLike, split: str) -> PreparedPairs:
+    """Opens what `keras-deeplab prepare` wrote; the downloads are no longer needed.
 
     Args:
         folder: the folder that it was prepared into, or the folder of a data set in it.

@@ -6,12 +6,14 @@ any step without making the batches before it.
 """
 
 import zlib
+from collections.abc import Callable
 
 import tensorflow as tf
 
+from keras_deeplab.catalog.datasets import IGNORE
 from keras_deeplab.data import transforms
 from keras_deeplab.data.pairs import find_pairs
-from keras_deeplab.inference.decode import PNG, decode_image
+from keras_deeplab.pictures.decode import PNG, decode_image
 
 EXIF_ENDS = 1 << 14  # bytes at either end of a PNG where its eXIf chunk is looked for
 PALETTE = 3  # a PNG's colour type
@@ -22,20 +24,20 @@ def training_data(
     images,
     labels=None,
     *,
-    resize_base,
-    resize_ratio,
-    crop,
-    cat_max_ratio,
-    flip,
-    reduce_zero_label,
-    batch,
-    seed,
-    start_step=0,
+    resize_base: tuple[int, int],
+    resize_ratio: tuple[float, float],
+    crop: tuple[int, int],
+    cat_max_ratio: float,
+    flip: float,
+    reduce_zero_label: bool,
+    batch: int,
+    seed: int,
+    start_step: int = 0,
     input_context=None,
-    process=(0, 1),
-    augment=None,
-    skip_corrupt=False,
-):
+    process: tuple[int, int] = (0, 1),
+    augment: Callable | None = None,
+    skip_corrupt: bool = False,
+) -> tf.data.Dataset:
     """Endless shuffled batches of augmented crops.
 
     Args:
@@ -71,9 +73,10 @@ def training_data(
     """
     pairs = find_pairs(images, labels)
     _require_rule(pairs, reduce_zero_label)
-    crop = tuple(crop)
+    height, width = crop
+    crop = height, width
     first, local, size = _share(batch, input_context, process)
-    skipped = [] if skip_corrupt else None
+    skipped: list[str] | None = [] if skip_corrupt else None
 
     @tf.autograph.experimental.do_not_convert
     def example(index, file):
@@ -104,7 +107,7 @@ def training_data(
     return data
 
 
-def evaluation_data(images, labels=None, *, reduce_zero_label):
+def evaluation_data(images, labels=None, *, reduce_zero_label: bool) -> tf.data.Dataset:
     """Every picture once, in order, as it is; resizing is the model's protocol's task.
 
     Args:
@@ -204,7 +207,7 @@ def _nothing():
 
 def _read(*pair):
     image, label, damaged = _try(*pair)
-    text = tf.strings.join([damaged, " is damaged: it cannot be decoded. recipes.check lists all such files."])
+    text = tf.strings.join([damaged, " is damaged: it cannot be decoded. keras-deeplab check lists all such files."])
     return _unless(damaged != "", text, image, label)
 
 
@@ -271,7 +274,7 @@ def _decode_other(data, path):
 
 
 def _decode_tiff(path):
-    from keras_deeplab.inference.images import read_image
+    from keras_deeplab.pictures.read import read_image
 
     return tf.ensure_shape(tf.numpy_function(lambda p: read_image(p.decode()), [path], tf.uint8), [None, None, 3])
 
@@ -339,7 +342,7 @@ def _augmented(augment, images, labels):
     result = augment({"images": images, "segmentation_masks": tf.cast(labels, tf.float32)[..., None]})
     masks = tf.cast(result["segmentation_masks"], tf.float32)
     tf.debugging.Assert(
-        tf.reduce_all((masks == tf.round(masks)) & (masks >= 0) & (masks <= transforms.IGNORED)),
+        tf.reduce_all((masks == tf.round(masks)) & (masks >= 0) & (masks <= IGNORE)),
         ["augment must give labels as whole numbers of 0..255: it interpolated or blended them."],
     )
     masks = tf.cast(masks if masks.shape.rank == 3 else masks[..., 0], tf.uint8)

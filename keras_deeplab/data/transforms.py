@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_deeplab.inference.resize import (
+from keras_deeplab.catalog.datasets import IGNORE
+from keras_deeplab.networks.layers import MEAN
+from keras_deeplab.pictures.resize import (
     bilinear_taps,
     fit_in_box,
     mix_columns,
@@ -21,9 +23,7 @@ from keras_deeplab.inference.resize import (
     resize_nearest,
     resize_uint8,
 )
-from keras_deeplab.networks.layers import MEAN
 
-IGNORED = 255
 ATTEMPTS = 11  # boxes that the category rule may draw; the last is taken unchecked
 NUMBERS = 2 * ATTEMPTS + 11  # random numbers of one example
 BRIGHTNESS = 32.0  # levels, up or down
@@ -96,7 +96,7 @@ def draws_of(u, *, resize_ratio, flip):
 
 def reduce_zero_label(label):
     """0 becomes 255, every other label is lowered by one, 255 stays."""
-    return tf.where((label == 0) | (label == IGNORED), tf.constant(IGNORED, label.dtype), label - 1)
+    return tf.where((label == 0) | (label == IGNORE), tf.constant(IGNORE, label.dtype), label - 1)
 
 
 def resized_size(height, width, ratio, *, base):
@@ -152,7 +152,7 @@ def _one_class_rules(label, cat_max_ratio):
         return tf.cast(pixels, tf.float64) / tf.cast(labelled, tf.float64)
 
     def counted():
-        counts = tf.math.bincount(tf.cast(tf.reshape(label, [-1]), tf.int32), minlength=256, maxlength=256)[:IGNORED]
+        counts = tf.math.bincount(tf.cast(tf.reshape(label, [-1]), tf.int32), minlength=256, maxlength=256)[:IGNORE]
         most, labelled = tf.reduce_max(counts), tf.reduce_sum(counts)
         return (tf.math.count_nonzero(counts) < 2) | (share(most, labelled) >= cat_max_ratio)
 
@@ -168,7 +168,7 @@ def _most_of_one_class(label):
     of counting each class, and mostly suffices.
     """
     label = tf.reshape(label, [-1])
-    label = tf.pad(label, [[0, -tf.size(label) % 8]], constant_values=IGNORED)
+    label = tf.pad(label, [[0, -tf.size(label) % 8]], constant_values=IGNORE)
     words = tf.bitcast(tf.reshape(label, [-1, 8]), tf.uint64)  # of eight labels each
 
     def shifted(words, bits):
@@ -231,7 +231,7 @@ def pad(image, label, *, crop):
     inside = (tf.range(crop[0]) < height)[:, None] & (tf.range(crop[1]) < width)[None]
     below = [[0, tf.maximum(crop[0] - height, 0)], [0, tf.maximum(crop[1] - width, 0)]]
     image = tf.pad(tf.cast(image, tf.float32), [*below, [0, 0]])
-    label = tf.pad(label, below, constant_values=IGNORED)
+    label = tf.pad(label, below, constant_values=IGNORE)
     return tf.where(inside[..., None], image, tf.constant(MEAN)), tf.ensure_shape(label, crop)
 
 
@@ -335,7 +335,7 @@ def _label_crop(label, rows, columns, size, reduce_zero, crop):
     label = tf.gather(tf.gather(label[..., 0], rows), columns, axis=1)
     label = tf.where(reduce_zero, reduce_zero_label(label), label)
     inside = (tf.range(crop[0]) < size[0])[:, None] & (tf.range(crop[1]) < size[1])[None]
-    return tf.where(inside, label, tf.constant(IGNORED, tf.uint8))
+    return tf.where(inside, label, tf.constant(IGNORE, tf.uint8))
 
 
 def _image_crop(image, row_taps, column_taps, brightness=0.0, contrast=1.0):

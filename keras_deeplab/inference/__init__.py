@@ -1,0 +1,1 @@
+"""A model and pictures in, label maps out."""

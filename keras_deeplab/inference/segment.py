@@ -8,24 +8,31 @@ down to the picture's size. So full-size scores never exist at once: label maps 
 """
 
 import weakref
-from contextlib import nullcontext
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_deeplab.inference.images import read_image
-from keras_deeplab.inference.resize import fit_in_box, resize_uint8
+from keras_deeplab.catalog.protocol import Protocol
+from keras_deeplab.networks.fast.convolution import Purpose, purpose
 from keras_deeplab.networks.fold import fold_norms, refold
-from keras_deeplab.networks.layers import for_any_processor, interpolation_matrix
-from keras_deeplab.zoo.protocol import Protocol
+from keras_deeplab.networks.layers import interpolation_matrix
+from keras_deeplab.pictures.read import Picture, read_image
+from keras_deeplab.pictures.resize import fit_in_box, resize_uint8
 
 FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of multi-scale testing, each plain and mirrored
 WINDOW_PIXELS = 2 * 1024 * 1024  # in one pass of the network, at least one window
 BAND_VALUES = 16 * 1024 * 1024  # scores in memory at once, at least one row of pixels
 
 
-def segment(model, image, *, multi_scale_flip=False, resize=None, return_scores=False):
+def segment(
+    model: keras.Model,
+    image: Picture | list[Picture] | tuple[Picture, ...],
+    *,
+    multi_scale_flip: bool | str = False,
+    resize: tuple[int, int] | None = None,
+    return_scores: bool = False,
+):
     """The label map of a picture, by the model's own protocol: resize box, whole or sliding window.
 
     Args:
@@ -86,20 +93,20 @@ class Network:
 
     Args:
         model: a `DeepLabV3` or `DeepLabV3Plus`.
-        any_processor: whether its graph is for other machines too.
+        graph_is_for: a `Purpose`: whether it runs on this machine, on others too, or is converted.
 
     Attributes:
         folded: the model with its norms folded.
         view: (picture, long side, short side, mirrored) -> scores and matrices of one pass.
     """
 
-    def __init__(self, model, any_processor=False):
+    def __init__(self, model, graph_is_for=Purpose.INFERENCE):
         if model.num_classes > 255:
             raise ValueError(
                 f"A label map has 8 bits, one value of them for 'ignore': 255 classes at most. "
                 f"Received: {model.num_classes}."
             )
-        self.any_processor = any_processor
+        self.graph_is_for = graph_is_for
         self.folded = fold_norms(model)
         self.align_corners = self.folded.get_config()["align_corners"]
         self.protocol = model.protocol
@@ -177,12 +184,12 @@ class Network:
     def run(self, images):
         """Coarse scores of pictures (N, H, W, 3)."""
         if keras.backend.backend() == "tensorflow":
-            with for_any_processor() if self.any_processor else nullcontext():
+            with purpose(self.graph_is_for):
                 return self.coarse(images)
         return tf.constant(np.asarray(self.coarse.predict_on_batch(images.numpy()), "float32"))
 
 
-_networks = weakref.WeakKeyDictionary()  # model -> its Network
+_networks: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> its Network
 
 
 def network_of(model):

@@ -2,11 +2,11 @@
 
 import keras
 
-from keras_deeplab.networks.aspp import separable_conv
-from keras_deeplab.networks.layers import AtrousConv2D, ChannelDropout, ResizeLike, conv_norm_module
+from keras_deeplab.networks.blocks import conv_norm_module, separable_conv
+from keras_deeplab.networks.layers import AtrousConv2D, ChannelDropout, ResizeLike
 
 
-def decoder(x, low_level, channels, low_level_channels, *, align_corners, folded):
+def decoder(x, low_level, channels, low_level_channels, *, align_corners):
     """Brings ASPP's features to stride 4 and joins them with the first stage's.
 
     Args:
@@ -16,16 +16,16 @@ def decoder(x, low_level, channels, low_level_channels, *, align_corners, folded
     Returns:
         (N, H/4, W/4, channels).
     """
-    low_level = conv_norm_module(low_level, low_level_channels, 1, folded=folded, name="decode_head-c1_bottleneck")
+    low_level = conv_norm_module(low_level, low_level_channels, 1, name="decode_head-c1_bottleneck")
     x = ResizeLike(align_corners, name="decode_head-resize")([x, low_level])
     x = keras.layers.Concatenate(name="decode_head-decoder-concat")([x, low_level])
-    x = separable_conv(x, channels, folded=folded, name="decode_head-sep_bottleneck-0")
-    return separable_conv(x, channels, folded=folded, name="decode_head-sep_bottleneck-1")
+    x = separable_conv(x, channels, name="decode_head-sep_bottleneck-0")
+    return separable_conv(x, channels, name="decode_head-sep_bottleneck-1")
 
 
-def auxiliary(x, channels, *, folded):
+def auxiliary(x, channels):
     """The 3x3 convolution of the head that supervises the third stage in training: (N, h, w, channels)."""
-    return conv_norm_module(x, channels, 3, folded=folded, name="auxiliary_head-convs-0")
+    return conv_norm_module(x, channels, 3, name="auxiliary_head-convs-0")
 
 
 def classifier(x, num_classes, dropout, *, name):

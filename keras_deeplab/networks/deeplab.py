@@ -1,24 +1,74 @@
 """DeepLabV3 and DeepLabV3+: a picture in, a score per pixel and class out (Chen et al. 2017, 2018)."""
 
+from contextlib import nullcontext
+from operator import index
+
 import keras
 
+from keras_deeplab.catalog.protocol import Protocol
+from keras_deeplab.keras_tools import at_least_float32, default_dtype
 from keras_deeplab.networks.aspp import aspp
+from keras_deeplab.networks.backbones import BACKBONES, OUTPUT_STRIDES
+from keras_deeplab.networks.blocks import without_norms
 from keras_deeplab.networks.decoder import auxiliary, classifier, decoder
-from keras_deeplab.networks.layers import Normalize, ResizeLike, at_least_float32, default_dtype, serializable
-from keras_deeplab.networks.resnet import BLOCKS, STAGES, atrous_resnet
-from keras_deeplab.zoo.presets import describe, load_preset
-from keras_deeplab.zoo.protocol import Protocol
+from keras_deeplab.networks.fast.convolution import Purpose, default_purpose
+from keras_deeplab.networks.layers import Normalize, ResizeLike
+from keras_deeplab.networks.older_files import current_arguments
 
 
 class DeepLab(keras.Model):
-    """What both networks share; use `DeepLabV3` or `DeepLabV3Plus`."""
+    """What both networks share; use `DeepLabV3` or `DeepLabV3Plus`.
+
+    Args:
+        num_classes: number of classes, a positive integer.
+        backbone: "r18", "r50", "r101" (ResNets whose stem is three 3x3 convolutions), "r18b", "r50b" or "r101b" (whose stem
+            is one 7x7 convolution, as torchvision's). Default "r50".
+        output_stride: input pixels per pixel of the last stage: 8 (default), 16 or 32. A smaller one is more accurate and
+            takes more time and memory.
+        multi_grid: atrous rates of the blocks of the last stage, such as (1, 2, 4), in place of the stage's own. Default
+            None.
+        aspp_rates: atrous rates of ASPP's branches in pixels of the last stage; 1 stands for a 1x1 convolution. Default
+            (1, 12, 24, 36) at output stride 8, (1, 6, 12, 18) at 16, (1, 3, 6, 9) at 32.
+        base_channels: width of the backbone's first stage; each later stage doubles it. Default 64.
+        stem_channels: width of the backbone's stem. Default 64.
+        aspp_channels: width of ASPP's branches and of what follows. Default 512, on R-18 128.
+        low_level_channels: channels of the first stage that the decoder keeps (DeepLabV3+ only). Default 48, on R-18 12.
+        auxiliary_channels: width of the auxiliary head. Default 256, on R-18 64.
+        auxiliary_head: whether to build the head that supervises the third stage in training. Default False.
+        align_corners: whether bilinear resizes keep the corner pixels' centres in place (rows with 769x769 crops). Default
+            False.
+        dropout: share of channels that training drops before each classifier, at least 0 and below 1. Default 0.1.
+        norms: False builds a network for inference, in which each convolution has a bias in place of its batch norm; see
+            `fold_norms`. Default True.
+        row: name of the released row whose weights the model has, or None (default).
+        classes: a name for each class. Default "class 0", "class 1", ...
+        palette: (R, G, B) of 0..255 for each class. Default PASCAL VOC's colours.
+        protocol: a `Protocol`: how `segment` and `evaluate` treat pictures. Default the whole picture at its own size.
+        dtype: dtype policy, such as "mixed_bfloat16". Default Keras's global policy.
+        name: name of the Keras model.
+
+    Input shape:
+        (N, H, W, 3), RGB of 0..255, uint8 or float, of any height and width.
+
+    Output shape:
+        (N, H, W, num_classes), float32 logits (float64 for dtype "float64"). With the auxiliary head {"logits", "auxiliary"}
+        of this shape.
+
+    Raises:
+        ValueError: for an argument that makes no sense; the message names the rule.
+
+    Example:
+
+    >>> model = DeepLabV3Plus(3, backbone="r18", output_stride=16, classes=("sky", "field", "house"))
+    >>> model(np.zeros((1, 65, 97, 3), "uint8")).shape
+    TensorShape([1, 65, 97, 3])
+    """
 
     def __init__(
         self,
         num_classes,
         *,
-        depth=50,
-        stem="v1c",
+        backbone="r50",
         output_stride=8,
         multi_grid=None,
         aspp_rates=None,
@@ -30,70 +80,65 @@ class DeepLab(keras.Model):
         auxiliary_head=False,
         align_corners=False,
         dropout=0.1,
-        folded=False,
+        norms=True,
         row=None,
         classes=None,
         palette=None,
         protocol=None,
         dtype=None,
         name=None,
+        **renamed,
     ):
-        _require(depth in BLOCKS, "depth is 18, 50 or 101", depth)
-        _require(stem in ("v1c", "b"), 'stem is "v1c" (three 3x3 convolutions) or "b" (one 7x7)', stem)
-        _require(output_stride in STAGES, "output_stride is 8, 16 or 32", output_stride)
-        _require(isinstance(num_classes, int) and num_classes > 0, "num_classes is a positive integer", num_classes)
-        _require(0 <= dropout < 1, "dropout is a share of the channels, at least 0 and below 1", dropout)
-        _require(
-            multi_grid is None or len(multi_grid) == BLOCKS[depth][3],
-            "multi_grid has one rate per block of the last stage",
+        if renamed:
+            current = current_arguments(renamed, backbone=backbone, norms=norms, warn=True)
+            backbone, norms = current["backbone"], current["norms"]
+        require(backbone in BACKBONES, f"backbone is one of {', '.join(BACKBONES)}", backbone)
+        parts = BACKBONES[backbone]
+        num_classes = counted("num_classes", num_classes)
+        require(output_stride in OUTPUT_STRIDES, "output_stride is 8, 16 or 32", output_stride)
+        output_stride = index(output_stride)
+        require(0 <= dropout < 1, "dropout is a share of the channels, at least 0 and below 1", dropout)
+        dropout = float(dropout)
+        require(
+            multi_grid is None or len(multi_grid) == parts.last_blocks,
+            f"multi_grid has one rate for each of the {parts.last_blocks} blocks of the last stage",
             multi_grid,
         )
-        _require(classes is None or len(classes) == num_classes, f"classes has {num_classes} names", classes)
-        _require(palette is None or len(palette) == num_classes, f"palette has {num_classes} colours", palette)
-        narrow = depth == 18  # the released R-18 models have heads a quarter as wide
-        aspp_rates = tuple(aspp_rates or (1, *(rate * 8 // output_stride for rate in (12, 24, 36))))
-        aspp_channels = aspp_channels or (128 if narrow else 512)
-        auxiliary_channels = auxiliary_channels or (64 if narrow else 256)
-        if self._has_decoder:
-            low_level_channels = low_level_channels or (12 if narrow else 48)
+        require(classes is None or len(classes) == num_classes, f"classes has {num_classes} names", classes)
+        require(palette is None or len(palette) == num_classes, f"palette has {num_classes} colours", palette)
+        if aspp_rates is None:
+            aspp_rates = (1, *(rate * 8 // output_stride for rate in (12, 24, 36)))
+        aspp_rates = tuple(map(index, aspp_rates))
+        multi_grid = None if multi_grid is None else tuple(map(index, multi_grid))
+        base_channels = counted("base_channels", base_channels)
+        stem_channels = counted("stem_channels", stem_channels)
+        aspp_channels = counted("aspp_channels", aspp_channels or parts.aspp_channels)
+        auxiliary_channels = counted("auxiliary_channels", auxiliary_channels or parts.auxiliary_channels)
+        if self.has_decoder:
+            low_level_channels = counted("low_level_channels", low_level_channels or parts.low_level_channels)
         else:
-            _require(
-                low_level_channels is None,
-                "DeepLabV3 has no decoder and takes no low_level_channels",
-                low_level_channels,
-            )
+            no_decoder = "DeepLabV3 has no decoder and takes no low_level_channels"
+            require(low_level_channels is None, no_decoder, low_level_channels)
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         logits_dtype = at_least_float32(policy.compute_dtype)
 
-        with default_dtype(policy):
+        with default_dtype(policy), nullcontext() if norms else without_norms():
             images = keras.Input((None, None, 3), name="images", dtype=at_least_float32(policy.variable_dtype))
             x = Normalize(name="normalize")(images)
-            features = atrous_resnet(
+            features = parts.build(
                 x,
-                depth=depth,
-                stem=stem,
                 output_stride=output_stride,
                 multi_grid=multi_grid,
                 base_channels=base_channels,
                 stem_channels=stem_channels,
-                folded=folded,
             )
-            x = aspp(
-                features[3],
-                aspp_channels,
-                aspp_rates,
-                separable=self._has_decoder,
-                align_corners=align_corners,
-                folded=folded,
-            )
-            if self._has_decoder:
-                x = decoder(
-                    x, features[0], aspp_channels, low_level_channels, align_corners=align_corners, folded=folded
-                )
+            x = aspp(features[3], aspp_channels, aspp_rates, separable=self.has_decoder, align_corners=align_corners)
+            if self.has_decoder:
+                x = decoder(x, features[0], aspp_channels, low_level_channels, align_corners=align_corners)
             scores = classifier(x, num_classes, dropout, name="decode_head")
             outputs = ResizeLike(align_corners, name="logits", dtype=logits_dtype)([scores, images])
             if auxiliary_head:
-                x = auxiliary(features[2], auxiliary_channels, folded=folded)
+                x = auxiliary(features[2], auxiliary_channels)
                 x = classifier(x, num_classes, dropout, name="auxiliary_head")
                 x = ResizeLike(align_corners, name="auxiliary", dtype=logits_dtype)([x, images])
                 outputs = {"logits": outputs, "auxiliary": x}
@@ -108,8 +153,7 @@ class DeepLab(keras.Model):
         )
         self._config = dict(
             num_classes=num_classes,
-            depth=depth,
-            stem=stem,
+            backbone=backbone,
             output_stride=output_stride,
             multi_grid=multi_grid,
             aspp_rates=aspp_rates,
@@ -120,10 +164,15 @@ class DeepLab(keras.Model):
             auxiliary_head=auxiliary_head,
             align_corners=align_corners,
             dropout=dropout,
-            folded=folded,
-            **({"low_level_channels": low_level_channels} if self._has_decoder else {}),
+            norms=norms,
+            **({"low_level_channels": low_level_channels} if self.has_decoder else {}),
         )
         self._policy = policy
+
+    def call(self, inputs, training=None, mask=None):
+        """Logits of pictures. A network without norms is for inference: it may take ways that are not for training."""
+        with nullcontext() if self._config["norms"] else default_purpose(Purpose.INFERENCE):
+            return super().call(inputs, training=training, mask=mask)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if isinstance(y_pred, dict) and not isinstance(y, dict):
@@ -150,78 +199,27 @@ class DeepLab(keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        config = dict(config)
+        config = current_arguments(config)
         if isinstance(config.get("dtype"), dict):
             config["dtype"] = keras.dtype_policies.deserialize(config["dtype"])
         return cls(**config)
 
-    @classmethod
-    def from_preset(
-        cls,
-        preset,
-        *,
-        weights=None,
-        num_classes=None,
-        auxiliary_head=False,
-        dropout=0.1,
-        output_stride=None,
-        dtype=None,
-        sha256=None,
-        load_weights=True,
-    ):
-        """A released model by name.
 
-        Args:
-            preset: a row's name (`DeepLabV3Plus.presets` lists them) or a short one, BACKBONE_DATASET, for the row with
-                the highest published mIoU of that backbone and data set, such as `"r101_cityscapes"`.
-            weights: a file to take in place of the released one: a `.pth` of the released or of your own mmsegmentation
-                run (widths and class count follow its shapes, class names its metadata), or a `.keras`.
-            num_classes: your own class count; all but the classifiers is kept then, and a warning says so.
-            auxiliary_head: whether to build the head that supervises stage 3 in training; the model's output is then
-                `{"logits", "auxiliary"}`.
-            dropout: share of channels that training drops before each classifier.
-            output_stride: 8, 16 or 32, if not the row's own; a coarser one is faster and divides the atrous rates.
-            dtype: dtype policy, such as `"mixed_bfloat16"`.
-            sha256: SHA-256 in hex that the file must have.
-            load_weights: False builds the network with random weights and needs no file.
-
-        Returns:
-            A model of this class: RGB 0..255 (N, H, W, 3) in, float32 logits (N, H, W, classes) out.
-
-        Raises:
-            ValueError: for a name that is no row of this class, a file that is no checkpoint of this network, or a
-                wrong SHA-256.
-            FileNotFoundError: if the file is neither in the cache (`KERAS_DEEPLAB_CACHE`, by default
-                `~/.keras/keras_deeplab`) nor can be downloaded; the message says where to put which file.
-        """
-        return load_preset(
-            cls,
-            preset,
-            weights=weights,
-            num_classes=num_classes,
-            auxiliary_head=auxiliary_head,
-            dropout=dropout,
-            output_stride=output_stride,
-            dtype=dtype,
-            sha256=sha256,
-            load_weights=load_weights,
-        )
+ARGUMENTS = (DeepLab.__doc__ or "").partition("\n\n")[2]  # Python drops docstrings with -OO
 
 
-@serializable
 class DeepLabV3(DeepLab):
-    """DeepLabV3: an atrous ResNet, atrous spatial pyramid pooling and a classifier."""
+    __doc__ = f"""DeepLabV3: an atrous backbone, atrous spatial pyramid pooling and a classifier.\n\n{ARGUMENTS}"""
 
-    _has_decoder = False
-    presets = describe("DeepLabV3")
+    has_decoder = False
 
 
-@serializable
 class DeepLabV3Plus(DeepLab):
-    """DeepLabV3+: DeepLabV3 with separable convolutions and a decoder that adds the detail of the first stage."""
+    __doc__ = f"""DeepLabV3+: DeepLabV3 with separable convolutions and a decoder that adds the detail of the first stage.
 
-    _has_decoder = True
-    presets = describe("DeepLabV3Plus")
+{ARGUMENTS}"""
+
+    has_decoder = True
 
 
 def default_palette(num_classes):
@@ -232,6 +230,16 @@ def default_palette(num_classes):
     )
 
 
-def _require(holds, rule, received):
+def counted(name, value):
+    """`value` as an int, from any integer type, NumPy's included; a positive one."""
+    try:
+        number = 0 if isinstance(value, bool) else index(value)
+    except TypeError:
+        number = 0
+    require(number > 0, f"{name} is a positive integer", value)
+    return number
+
+
+def require(holds, rule, received):
     if not holds:
         raise ValueError(f"{rule}. Received: {received!r}.")

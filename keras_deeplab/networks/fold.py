@@ -5,10 +5,11 @@ import itertools
 import keras
 import numpy as np
 
-from keras_deeplab.networks.layers import PooledConv2D, weights_follow
+from keras_deeplab.networks.fast.folded import PooledConv2D
+from keras_deeplab.networks.initializers import kernels_start_as_zeros
 
 
-def fold_norms(model, dtype=None):
+def fold_norms(model: keras.Model, dtype=None) -> keras.Model:
     """The same model for inference, batch norms folded into the convolutions.
 
     Args:
@@ -23,20 +24,19 @@ def fold_norms(model, dtype=None):
     config = model.get_config()
     policy = keras.dtype_policies.get(config["dtype"])
     dtype = dtype or policy.compute_dtype
-    if config["folded"] and not config["auxiliary_head"] and policy.name == dtype:
+    if not config["norms"] and not config["auxiliary_head"] and policy.name == dtype:
         return model
-    with weights_follow():
-        folded = type(model).from_config({**config, "folded": True, "auxiliary_head": False, "dtype": dtype})
+    with kernels_start_as_zeros():
+        folded = type(model).from_config({**config, "norms": False, "auxiliary_head": False, "dtype": dtype})
     refold(model, folded)
     return folded
 
 
 def refold(model, folded):
     """Sets the weights of `folded`, made by `fold_norms(model)`, from those that `model` has now."""
+    before = {id(layer.output): layer for layer in model.layers}  # what computed a tensor
     norms = {
-        norm.input._keras_history.operation.name: norm
-        for norm in model.layers
-        if isinstance(norm, keras.layers.BatchNormalization)
+        before[id(norm.input)].name: norm for norm in model.layers if isinstance(norm, keras.layers.BatchNormalization)
     }
     parts = [getattr(layer, "parts", [layer]) for layer in folded.layers]
     for layer in itertools.chain.from_iterable(parts):
@@ -46,17 +46,23 @@ def refold(model, folded):
         if layer.name not in norms:
             layer.set_weights(source.get_weights())
             continue
-        norm, kernel = norms[layer.name], keras.ops.convert_to_numpy(source.kernel)
-        gamma, beta, mean, variance = (
-            np.asarray(keras.ops.convert_to_numpy(w), "float64")
-            for w in (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
-        )
-        scale = gamma / np.sqrt(variance + norm.epsilon)
-        depthwise = kernel.shape[-1] != len(scale)  # depthwise kernels are (height, width, channels, 1)
-        kernel = kernel * scale.astype(kernel.dtype)[:, None] if depthwise else kernel * scale.astype(kernel.dtype)
-        bias = beta - mean * scale
+        kernel, bias = folded_weights(source, norms[layer.name])
         if isinstance(layer, PooledConv2D):
             layer.assign(kernel, bias)
         else:
             layer.kernel.assign(kernel)
             layer.bias.assign(bias)
+
+
+def folded_weights(convolution, norm):
+    """The kernel and the bias of one convolution that gives what a convolution without bias and a norm give."""
+    kernel = keras.ops.convert_to_numpy(convolution.kernel)
+    gamma, beta, mean, variance = (
+        np.asarray(keras.ops.convert_to_numpy(w), "float64")
+        for w in (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
+    )
+    scale = gamma / np.sqrt(variance + norm.epsilon)
+    factor = scale.astype(kernel.dtype)
+    if isinstance(convolution, keras.layers.DepthwiseConv2D):  # whose kernel is (height, width, channels, 1)
+        factor = factor[:, None]
+    return kernel * factor, beta - mean * scale

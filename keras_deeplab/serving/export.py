@@ -9,11 +9,12 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from keras_deeplab.inference.decode import MAX_SIDE, decode_image
-from keras_deeplab.inference.drawing import padded
 from keras_deeplab.inference.segment import Network, merge
+from keras_deeplab.networks.fast.convolution import Purpose
 from keras_deeplab.networks.fold import fold_norms
-from keras_deeplab.serving.fixed import fixed_protocol
+from keras_deeplab.pictures.decode import MAX_SIDE, decode_image
+from keras_deeplab.pictures.draw import padded
+from keras_deeplab.serving.fixed_size import fixed_protocol
 from keras_deeplab.serving.metadata import describe
 from keras_deeplab.serving.warmup import warmup_requests, write_warmup
 
@@ -23,7 +24,15 @@ RESPONSE_BYTES = 2**31 - 1  # what a protocol buffer can hold
 PRECISIONS = ("float32", "bfloat16")
 
 
-def export_saved_model(model, path, *, palette=False, precision=None, size=None, max_pixels=None):
+def export_saved_model(
+    model: keras.Model,
+    path: str | os.PathLike,
+    *,
+    palette: bool = False,
+    precision: str | None = None,
+    size: tuple[int, int] | None = None,
+    max_pixels: int | None = None,
+) -> dict:
     """Writes a SavedModel that TensorFlow Serving can load without Keras.
 
     It runs the graph that `segment` runs, on folded weights and without the auxiliary head, and gives the same labels.
@@ -65,7 +74,7 @@ def export_saved_model(model, path, *, palette=False, precision=None, size=None,
     served_model = at_precision(model, precision)
     metadata = describe(model, served_model, palette=bool(palette), size=size, max_pixels=max_pixels)
     served = Served(
-        Network(served_model, any_processor=True), model.palette if palette else None, size, max_pixels, metadata
+        Network(served_model, Purpose.ANY_PROCESSOR), model.palette if palette else None, size, max_pixels, metadata
     )
     partial = path.with_name(path.name + ".part")
     shutil.rmtree(partial, ignore_errors=True)
@@ -107,8 +116,13 @@ def checked_max_pixels(max_pixels, size, protocol):
     if max_pixels is None:
         unresized = protocol.mode == "whole" and protocol.resize is None
         return size[0] * size[1] if size else MAX_PIXELS_UNRESIZED if unresized else MAX_PIXELS
-    if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
+    try:
+        number = 0 if isinstance(max_pixels, bool) else index(max_pixels)
+    except TypeError:
+        number = 0
+    if number < 1:
         raise ValueError(f"max_pixels is a positive whole number. Received: {max_pixels!r}.")
+    max_pixels = number
     if size and max_pixels < size[0] * size[1]:
         raise ValueError(
             f"Pictures of {size[1]}x{size[0]} have more pixels than max_pixels={max_pixels}. Leave one of the two out."

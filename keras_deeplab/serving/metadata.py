@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_deeplab.catalog import rows
 from keras_deeplab.version import __version__
-from keras_deeplab.zoo import table
 
 
 def describe(model, served, *, palette, size, max_pixels):
@@ -18,7 +18,7 @@ def describe(model, served, *, palette, size, max_pixels):
         served: the one that the SavedModel holds, perhaps at another precision.
         palette, size, max_pixels: as for `export_saved_model`.
     """
-    row = table.ROWS.get(model.row)
+    row = rows.ROWS.get(model.row)
     precision = keras.dtype_policies.get(served.get_config()["dtype"]).compute_dtype
     return {
         "row": model.row,

@@ -1,0 +1,1 @@
+"""Batches in, weights out: losses, optimizers, schedules, and what watches and saves a run."""

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from keras_deeplab.training.progress import learning_rate
+from keras_deeplab.training.keras_hooks import learning_rate_of_step
 
 POINTS = 1000  # of a curve: as many as TensorBoard keeps
 PIXELS = 1024  # longest side of a picture
@@ -34,18 +34,18 @@ class Curves:
             return
         with self.writer.as_default(step):
             tf.summary.scalar("loss", np.mean(self.losses))
-            tf.summary.scalar("learning rate", learning_rate(self.run.model, step))
+            tf.summary.scalar("learning rate", learning_rate_of_step(self.run.model.optimizer, step))
             tf.summary.scalar("images per second", self.run.batch / np.mean(self.seconds))
         self.writer.flush()  # before any checkpoint of this step: what is killed after it must not lack the point
         self.losses, self.seconds = [], []
 
-    def scores(self, step, found, classes):
+    def scores(self, step, found):
         """Adds what `keras_deeplab.evaluate` gave."""
         with self.writer.as_default(step):
             tf.summary.scalar("mIoU", found["mIoU"])
-            for name, iou in zip(classes, found["IoU"], strict=True):
-                if iou is not None:
-                    tf.summary.scalar(f"IoU/{name.strip()}", 100 * iou)
+            for scores in found["per_class"]:
+                if scores["IoU"] is not None:
+                    tf.summary.scalar(f"IoU/{scores['class'].strip()}", scores["IoU"])
         self.writer.flush()
 
     def picture(self, step, name, shown):

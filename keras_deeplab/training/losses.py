@@ -7,9 +7,9 @@ labelled weighs half as much as a whole one.
 import keras
 from keras import ops
 
-from keras_deeplab.networks.layers import serializable
+from keras_deeplab.catalog.datasets import IGNORE
+from keras_deeplab.keras_tools import serializable
 
-IGNORE = 255  # the label of pixels that are not scored
 EPSILON = 2.0**-23
 AUXILIARY_WEIGHT = 0.4  # of the auxiliary head's loss (Zhao et al. 2017)
 

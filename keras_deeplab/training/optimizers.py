@@ -12,10 +12,11 @@ import sys
 import keras
 from keras import ops
 
-from keras_deeplab.networks.layers import over_replicas, serializable
+from keras_deeplab.keras_tools import over_replicas, serializable
+from keras_deeplab.training.keras_hooks import GradientHooks
 
 
-class _PyTorchOptimizer(keras.optimizers.Optimizer):
+class _PyTorchOptimizer(GradientHooks):
     """What both share: decay for every parameter, rates per part of the network, clipping of the global gradient."""
 
     def __init__(self, learning_rate, weight_decay=0.0, multipliers=None, clip_norm=None, **kwargs):
@@ -40,30 +41,21 @@ class _PyTorchOptimizer(keras.optimizers.Optimizer):
             )
 
     def update_step(self, gradient, variable, learning_rate):
-        index = self._get_variable_index(variable)
+        index = self.index_of(variable)
         rate, factor = ops.cast(learning_rate, variable.dtype), self._rates[index]
         with _after(gradient):
             self._update(index, ops.cast(gradient, variable.dtype), variable, rate if factor == 1 else rate * factor)
 
-    # Clipping belongs after the sum over replicas and before any update. TensorFlow sums here; elsewhere gradients are
-    # global already.
-    def _all_reduce_sum_gradients(self, grads_and_vars):
-        grads, variables = zip(*super()._all_reduce_sum_gradients(grads_and_vars), strict=True)
-        return list(zip(self._clipped(grads), variables, strict=True))
-
-    def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        if keras.backend.backend() == "tensorflow":
-            grads = _one_after_another(grads)
-        else:
-            grads = self._clipped(grads)
-        super()._backend_update_step(grads, trainable_variables, learning_rate)
-
-    def _clipped(self, grads):
+    def all_gradients(self, gradients):
+        """The gradients, all made smaller alike where their norm exceeds `clip_norm`."""
         if self.clip_norm is None:
-            return grads
-        norm = ops.sqrt(sum(ops.sum(ops.square(g)) for g in grads))
+            return gradients
+        norm = ops.sqrt(sum(ops.sum(ops.square(g)) for g in gradients))
         factor = ops.minimum(self.clip_norm / (norm + 1e-6), 1.0)
-        return [g * ops.cast(factor, g.dtype) for g in grads]
+        return [g * ops.cast(factor, g.dtype) for g in gradients]
+
+    def before_updates(self, gradients):
+        return _one_after_another(gradients)
 
     def get_config(self):
         config = super().get_config()

@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from keras_deeplab.data import pipeline
 from keras_deeplab.training import resume
+from keras_deeplab.training.keras_hooks import learning_rate_of_step, write_weights_back
 from keras_deeplab.training.losses import AUXILIARY_WEIGHT
 
 RECENT = 50  # steps that the shown loss and speed are means of
@@ -119,7 +120,7 @@ class Watch:
         files = [str(run.pairs.images[i]) for i in numbers]
         kept = f"{last} has step {resume.read(last)['step']}, before it" if last.exists() else "Nothing was saved yet"
         raise ValueError(
-            f"{what} at step {step}, on {', '.join(files)}. {kept}. Look at these labels (python -m recipes.check); "
+            f"{what} at step {step}, on {', '.join(files)}. {kept}. Look at these labels (keras-deeplab check); "
             "try a lower --learning-rate, --precision float32 or mixed_bfloat16, and another --to."
         )
 
@@ -156,7 +157,7 @@ class Progress:
         run = self.run
         if self.recent:
             loss = sum(loss for loss, _ in self.recent) / len(self.recent)
-        parts = [f"loss {loss:.4f}", f"rate {learning_rate(run.model, step):.2e}"]
+        parts = [f"loss {loss:.4f}", f"rate {learning_rate_of_step(run.model.optimizer, step):.2e}"]
         if self.recent:
             left = (now - self.start[1]) / (step - self.start[0]) * (run.steps - step)
             parts.append(f"{run.batch * len(self.recent) / sum(s for _, s in self.recent):.1f} img/s")
@@ -177,12 +178,6 @@ class Progress:
 
 def bar(share, width):
     return ("=" * int(share * width)).ljust(width)
-
-
-def learning_rate(model, step):
-    """The rate that a step, counted from 1, is made with."""
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    return float(optimizer._learning_rate(step - 1))
 
 
 def device_memory():
@@ -221,7 +216,7 @@ class Validation:
     def __call__(self, step, loss, seconds):
         if step % self.every and step != self.run.steps:
             return
-        resume.synchronize(self.run.model)
+        write_weights_back(self.run.model)
         found = self.score()
         if self.best is None or found["mIoU"] > self.best["mIoU"]:
             self.best = {"step": step, "mIoU": found["mIoU"], "options": self.options}
@@ -232,8 +227,8 @@ class Validation:
 
     def _text(self, step, found):
         classes = [
-            f"{name.strip()} {'-' if iou is None else format(100 * iou, '.2f')}"
-            for name, iou in zip(self.run.model.classes, found["IoU"], strict=True)
+            f"{scores['class'].strip()} {'-' if scores['IoU'] is None else format(scores['IoU'], '.2f')}"
+            for scores in found["per_class"]
         ]
         best = f"best {self.best['mIoU']:.2f} at step {self.best['step']}"
         lines = textwrap.wrap("IoU: " + ", ".join(classes), 110, initial_indent="  ", subsequent_indent="  ")

@@ -12,6 +12,7 @@ import signal
 import threading
 import zipfile
 
+from keras_deeplab.training.keras_hooks import write_weights_back
 from keras_deeplab.zoo.presets import copy_weights
 
 RECORD = "training.json"
@@ -27,7 +28,7 @@ def write(model, path, record=None):
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.stem}.part.keras")
-    synchronize(model)
+    write_weights_back(model)
     model.save(partial)
     if record:
         with zipfile.ZipFile(partial, "a") as archive:
@@ -83,16 +84,10 @@ def restore(model, path):
 
 def without_optimizer(model):
     """The same model, uncompiled: half the size in a file."""
-    synchronize(model)
+    write_weights_back(model)
     copy = type(model).from_config(model.get_config())
     copy_weights(model, copy, ())
     return copy
-
-
-def synchronize(model):
-    """On the JAX backend `fit` keeps the weights to itself; this gives them back to the model."""
-    if hasattr(model, "jax_state_sync"):
-        model.jax_state_sync()
 
 
 def fingerprint(pairs):
@@ -145,7 +140,7 @@ class Checkpoint:
     def __call__(self, step, loss, seconds):
         last = self.run.to / "last.keras"
         if step % self.every == 0 or step == self.run.steps or self.stop.asked:
-            synchronize(self.run.model)
+            write_weights_back(self.run.model)
             self.sound(step)
             write(self.run.model, last, {"step": step, "options": self.run.options})
         if self.stop.asked and step < self.run.steps:

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_deeplab.networks.layers import serializable
+from keras_deeplab.keras_tools import serializable
 
 
 @serializable

@@ -1,0 +1,1 @@
+"""A name in, a model with its released weights out."""

@@ -108,7 +108,7 @@ def architecture(tensors):
         tensors: {tensor name: array}.
 
     Returns:
-        (class name, dict of num_classes, depth, stem and the widths), or None if these are no DeepLab's tensors.
+        (class name, dict of num_classes, backbone and the widths), or None if these are no DeepLab's tensors.
     """
 
     def width(name):
@@ -122,8 +122,7 @@ def architecture(tensors):
         v1c = "backbone.stem.0.weight" in tensors
         found = dict(
             num_classes=width("decode_head.conv_seg.weight"),
-            depth=DEPTHS[tuple(blocks), "backbone.layer1.0.conv3.weight" in tensors],
-            stem="v1c" if v1c else "b",
+            backbone=RESNETS[tuple(blocks), "backbone.layer1.0.conv3.weight" in tensors] + ("" if v1c else "b"),
             base_channels=width("backbone.layer1.0.conv1.weight"),
             stem_channels=width("backbone.stem.6.weight" if v1c else "backbone.conv1.weight"),
             aspp_channels=width("decode_head.bottleneck.conv.weight"),
@@ -138,5 +137,5 @@ def architecture(tensors):
     return "DeepLabV3Plus", found
 
 
-# Blocks in each stage, whether they are bottlenecks -> depth.
-DEPTHS = {((2, 2, 2, 2), False): 18, ((3, 4, 6, 3), True): 50, ((3, 4, 23, 3), True): 101}
+# Blocks in each stage, whether they are bottlenecks -> the backbone, less the "b" of a 7x7 stem.
+RESNETS = {((2, 2, 2, 2), False): "r18", ((3, 4, 6, 3), True): "r50", ((3, 4, 23, 3), True): "r101"}

@@ -14,7 +14,7 @@ import keras
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30  # seconds without a byte

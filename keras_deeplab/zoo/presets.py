@@ -1,6 +1,7 @@
 """A row's name in, a model with its weights out."""
 
 import json
+import os
 import warnings
 import zipfile
 from pathlib import Path
@@ -8,30 +9,35 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_deeplab.data.catalog import DATASETS
-from keras_deeplab.networks.layers import weights_follow
-from keras_deeplab.zoo import table
+from keras_deeplab.catalog import rows
+from keras_deeplab.catalog.datasets import DATASETS
+from keras_deeplab.catalog.openmmlab import IMAGENET
+from keras_deeplab.networks.backbones import OUTPUT_STRIDES
+from keras_deeplab.networks.initializers import kernels_start_as_zeros
 from keras_deeplab.zoo.assign import architecture, assign
-from keras_deeplab.zoo.checkpoint import read_checkpoint
 from keras_deeplab.zoo.fetch import fetch, sha256_of
+from keras_deeplab.zoo.formats.torch_file import read_checkpoint
 
 
-def describe(class_name):
-    """{row name: what is known of it} of one class."""
+def described(row):
+    """What is known of a row, as a dict. "licence" and "license" are the same."""
     return {
-        name: {
-            "description": f"{class_name}, {row.backbone} backbone, output stride {row.output_stride}, trained on "
-            f"{DATASETS[row.dataset].title} crops of {row.crop[0]}x{row.crop[1]}, {row.iterations} steps",
-            "mIoU": row.mIoU,
-            "mIoU_ms_flip": row.mIoU_ms_flip,
-            "dataset": row.dataset,
-            "num_classes": row.num_classes,
-            "url": row.url,
-            "file": row.file,
-            "licence": row.checkpoint_licence,
-        }
-        for name, row in table.ROWS.items()
-        if row.class_name == class_name
+        "name": row.name,
+        "description": f"{row.class_name}, {row.backbone} backbone, output stride {row.output_stride}, trained on "
+        f"{DATASETS[row.dataset].title} crops of {row.crop[0]}x{row.crop[1]}, {row.iterations} steps",
+        "class_name": row.class_name,
+        "source": row.source,
+        "backbone": row.backbone,
+        "dataset": row.dataset,
+        "num_classes": row.num_classes,
+        "mIoU": row.mIoU,
+        "mIoU_ms_flip": row.mIoU_ms_flip,
+        "parameters": row.parameters,
+        "megabytes": row.megabytes,
+        "url": row.url,
+        "file": row.file,
+        "licence": row.checkpoint_licence,
+        "license": row.checkpoint_licence,
     }
 
 
@@ -39,7 +45,7 @@ def load_preset(
     cls, preset, *, weights, num_classes, auxiliary_head, dropout, output_stride, dtype, sha256, load_weights
 ):
     """`DeepLabV3.from_preset` and `DeepLabV3Plus.from_preset`."""
-    row = table.find(preset, cls.__name__)
+    row = rows.find(preset, cls.__name__)
     options = dict(auxiliary_head=auxiliary_head, dropout=dropout, dtype=dtype)
     config = {
         **row.architecture,
@@ -65,7 +71,7 @@ def load_preset(
 
     checkpoint = read_checkpoint(path)
     config |= fit_to_file(cls, row, path.name, checkpoint, own=weights is not None)
-    with weights_follow():
+    with kernels_start_as_zeros():
         model = build(cls, config, num_classes, output_stride, options)
     fresh = fresh_classifiers(model, config["num_classes"], path.name)
     assign(model, checkpoint.tensors, fresh=fresh, source=path.name)
@@ -76,7 +82,7 @@ def build(cls, config, num_classes, output_stride, options):
     """The network of `config`, at another class count or output stride if those are not None."""
     if num_classes is not None and num_classes != config["num_classes"]:
         config = {**config, "num_classes": num_classes, "classes": None, "palette": None, "row": None}
-    if output_stride not in (None, 8, 16, 32):
+    if output_stride not in (None, *OUTPUT_STRIDES):
         raise ValueError(f"output_stride is 8, 16 or 32. Received: {output_stride!r}.")
     if output_stride is not None and output_stride != config["output_stride"]:
         config = {**config, **at_output_stride(config, output_stride)}
@@ -89,11 +95,10 @@ def at_output_stride(config, output_stride):
     def scale(rate):
         return max(1, rate * config["output_stride"] // output_stride)
 
-    multi_grid = config["multi_grid"]
-    first, *others = config["aspp_rates"]  # the first is the 1x1 convolution
+    rates, multi_grid = config.get("aspp_rates"), config["multi_grid"]
     return {
         "output_stride": output_stride,
-        "aspp_rates": (first, *map(scale, others)),
+        "aspp_rates": (rates[0], *map(scale, rates[1:])) if rates else None,  # the first is the 1x1 convolution
         "multi_grid": tuple(map(scale, multi_grid)) if multi_grid else None,
     }
 
@@ -107,8 +112,7 @@ def fit_to_file(cls, row, name, checkpoint, own):
             f"(backbone.layer1.0..., decode_head.conv_seg...). It holds: {', '.join(list(checkpoint.tensors)[:5])}, ..."
         )
     class_name, shapes = found
-    here = {"class": cls.__name__, "depth": row.depth, "stem": row.stem}
-    there = {"class": class_name, "depth": shapes["depth"], "stem": shapes["stem"]}
+    here, there = f"{cls.__name__} on {row.backbone}", f"{class_name} on {shapes['backbone']}"
     if here != there:
         raise ValueError(f"{name} is another network than {row.name}. Expected: {here}. Received: {there}.")
     count = shapes["num_classes"]
@@ -152,7 +156,7 @@ def from_keras_file(cls, path, num_classes, output_stride, options):
     if saved != keras.saving.get_registered_name(cls):
         raise ValueError(f"{path.name} is not a saved {cls.__name__}. Received: {saved}.")
     options = {key: value for key, value in options.items() if value is not None}  # dtype=None: as it was saved
-    with weights_follow():
+    with kernels_start_as_zeros():
         source = keras.saving.load_model(path, compile=False)
         config = {key: value for key, value in source.get_config().items() if key != "name"}
         model = build(cls, config, num_classes, output_stride, options)
@@ -170,7 +174,7 @@ def copy_weights(source, model, fresh):
             layer.set_weights(layers[layer.name].get_weights())
 
 
-def load_backbone(model, weights):
+def load_backbone(model: keras.Model, weights: str | os.PathLike) -> None:
     """Fills a model's backbone from ImageNet weights, to train it from there.
 
     Args:
@@ -182,11 +186,7 @@ def load_backbone(model, weights):
         ValueError: if the file does not fill the whole backbone, or holds other tensors than its classifier's.
         FileNotFoundError: if the file is neither in the cache nor can be downloaded.
     """
-    path = (
-        fetch(table.IMAGENET[weights], check=read_checkpoint)
-        if weights in table.IMAGENET
-        else Path(weights).expanduser()
-    )
+    path = fetch(IMAGENET[weights], check=read_checkpoint) if weights in IMAGENET else Path(weights).expanduser()
     tensors = read_checkpoint(path).tensors
     tensors = {f"backbone.{name}": array for name, array in tensors.items() if not name.startswith("fc.")}
     fresh = {layer.name for layer in model.layers if not layer.name.startswith("backbone-")}

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data import miniatures
 from PIL import Image
+from support import ROOT, miniatures
 
-from keras_deeplab.data.catalog import DATASETS, POTSDAM_TILES, VAIHINGEN_TILES
+from keras_deeplab.catalog.datasets import DATASETS, POTSDAM_TILES, VAIHINGEN_TILES
 from keras_deeplab.data.pairs import find_pairs, open_prepared
 from keras_deeplab.data.pipeline import evaluation_data, training_data
 
@@ -167,10 +167,10 @@ def test_the_catalogues_splits_are_whole():
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_the_page_says_of_a_data_set_what_its_builder_says(name):
-    dataset, page = DATASETS[name], (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+    dataset, page = DATASETS[name], (ROOT / "docs" / "datasets.md").read_text()
     section = page.partition(f"\n## {dataset.title}\n")[2].partition("\n## ")[0]
     assert f"| {' '.join(builders.find(name).MANUAL_DOWNLOAD_INSTRUCTIONS.split())} |" in section
-    assert f"| {dataset.licence} |" in section and f"recipes.prepare {name} --from" in section
+    assert f"| {dataset.licence} |" in section and f"keras-deeplab prepare {name} --from" in section
     for split in dataset.splits:
         assert f"| {split.name} | {split.pictures} pictures" in section
         assert split.tiles is None or f"cut into {split.tiles} |" in section
@@ -199,7 +199,7 @@ def test_a_prepared_data_set_knows_its_name_count_and_splits(prepared):
 
 
 def test_what_is_no_prepared_data_set_says_how_to_make_one(prepared, tmp_path):
-    with pytest.raises(FileNotFoundError, match="There is no prepared data set in .*recipes.prepare"):
+    with pytest.raises(FileNotFoundError, match="There is no prepared data set in .*keras-deeplab prepare"):
         open_prepared(tmp_path, "train")
     for name in ("ade20k", "loveda"):
         shutil.copytree(prepared(name)[0] / name, tmp_path / name)
@@ -247,7 +247,7 @@ def test_a_prepared_file_that_was_cut_short_is_named(prepared, tmp_path):
 
 
 def test_the_package_imports_without_tensorflow_datasets():
-    code = "import sys, keras_deeplab, keras_deeplab.data.catalog as c; print('tensorflow_datasets' in sys.modules)"
+    code = "import sys, keras_deeplab, keras_deeplab.catalog.datasets as c; print('tensorflow_datasets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
 
 

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from drawn import picture
 from PIL import Image
+from support.drawn import picture
 
 from keras_deeplab.data import folder
 from keras_deeplab.data.pairs import find_pairs
+from keras_deeplab.pictures.exif import ORIENTATION
 
 
 def label_map(height=24, width=32, classes=3):
@@ -144,7 +145,7 @@ def test_training_refuses_a_missing_partner(folders):
 
 def test_turned_photos_have_the_size_that_is_seen(folders):
     exif = Image.Exif()
-    exif[folder.ORIENTATION] = 6
+    exif[ORIENTATION] = 6
     Image.fromarray(picture(32, 24, 0)).save(folders[0] / "a.jpg", exif=exif)
     assert folder.check(*folders, 3).problems == []
 

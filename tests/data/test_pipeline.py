@@ -1,20 +1,18 @@
 """Batches for training and evaluation: the same for a seed however they are made, and clear errors for bad files."""
 
 import itertools
-import re
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from drawn import picture
 from PIL import Image
+from support.drawn import picture
 
 from keras_deeplab.data import transforms
 from keras_deeplab.data.pipeline import decode_label, evaluation_data, training_data
-from keras_deeplab.inference.images import read_image
 from keras_deeplab.networks.layers import MEAN
+from keras_deeplab.pictures.read import read_image
 
 COUNT, BATCH, CROP = 5, 4, (32, 40)
 OPTIONS = dict(
@@ -303,16 +301,3 @@ def test_turned_photos_are_upright(folders):
 def test_small_pictures_are_padded(folders):
     images, labels = batches(folders, 1, crop=(100, 160), resize_ratio=(1.0, 1.0))[0]
     assert np.all(images[:, 48:] == np.float32(MEAN)) and np.all(labels[:, :, 64:] == 255)
-
-
-def test_the_examples_of_the_page_run(folders, monkeypatch, capsys):
-    (folders[0].parent / "mydata").mkdir()
-    for folder in folders:
-        folder.rename(folders[0].parent / "mydata" / folder.name)
-    monkeypatch.chdir(folders[0].parent)
-    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
-    names = {}
-    for block in re.findall(r"```python\n(.*?)```", page, re.S):
-        exec(block, names)
-    assert names["images"].shape == (4, 512, 1024, 3) and names["labels"].dtype == tf.uint8
-    assert capsys.readouterr().out.count("(48, 64, 3) (48, 64)") == COUNT

@@ -5,11 +5,11 @@ import zlib
 import numpy as np
 import pytest
 import tensorflow as tf
-from drawn import images, picture
+from support.drawn import images, picture
 
 from keras_deeplab.data import transforms
-from keras_deeplab.inference.resize import resize_nearest, resize_uint8
 from keras_deeplab.networks.layers import MEAN, STD
+from keras_deeplab.pictures.resize import resize_nearest, resize_uint8
 
 BASE, RATIO, FLIP, SHARE = (160, 80), (0.5, 2.0), 0.5, 0.75
 CASES = range(10)

@@ -31,13 +31,13 @@ import mmseg.datasets  # noqa: E402, F401
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import yaml  # noqa: E402
-from drawn import FULL_SIZES, NARROW, SIZES, images, picture, sample, weights  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.dataset import Compose  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmseg.models.utils import resize  # noqa: E402
 from mmseg.registry import MODELS, TRANSFORMS  # noqa: E402
 from PIL import Image  # noqa: E402
+from support.drawn import FULL_SIZES, NARROW, SIZES, images, picture, sample, weights  # noqa: E402
 
 MIM = pathlib.Path(mmseg.__file__).parent / ".mim"
 MEAN, STD = np.array([123.675, 116.28, 103.53], "float32"), np.array([58.395, 57.12, 57.375], "float32")

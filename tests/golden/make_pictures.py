@@ -16,7 +16,7 @@ from PIL import Image
 
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
-from drawn import images, picture  # noqa: E402
+from support.drawn import images, picture  # noqa: E402
 
 OUT = HERE / "pictures"
 

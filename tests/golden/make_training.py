@@ -15,12 +15,12 @@ HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE))
 import make_networks as networks  # noqa: E402
 import torch  # noqa: E402
-from drawn import TRAINED, batches, few  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.optim import PolyLR, build_optim_wrapper  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.structures import PixelData  # noqa: E402
 from mmseg.structures import SegDataSample  # noqa: E402
+from support.drawn import TRAINED, batches, few  # noqa: E402
 
 
 def sample_of(labels):

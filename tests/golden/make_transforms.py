@@ -32,7 +32,6 @@ without_compiled_ops.install()
 import mmseg.datasets  # noqa: E402, F401
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from drawn import images, picture  # noqa: E402
 from mmcv.transforms import RandomFlip, RandomResize  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.structures import PixelData  # noqa: E402
@@ -40,6 +39,7 @@ from mmseg.datasets.transforms import LoadAnnotations, PhotoMetricDistortion, Ra
 from mmseg.datasets.transforms import transforms as module  # noqa: E402
 from mmseg.models import SegDataPreProcessor  # noqa: E402
 from mmseg.structures import SegDataSample  # noqa: E402
+from support.drawn import images, picture  # noqa: E402
 
 init_default_scope("mmseg")
 BASE, RATIO, FLIP, SHARE = (160, 80), (0.5, 2.0), 0.5, 0.75

@@ -4,9 +4,9 @@ import zlib
 
 import numpy as np
 import pytest
-from drawn import images, picture, sample
-from narrow import build, drawn
 from PIL import Image
+from support.drawn import images, picture, sample
+from support.narrow import build, drawn
 
 import keras_deeplab as kd
 from keras_deeplab.inference.segment import placement, resized_to_box, window_starts

@@ -3,12 +3,12 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn import SIZES, picture
-from narrow import drawn
+from support import ROOT, SUPPORT
+from support.drawn import SIZES, picture
+from support.narrow import drawn
 
 import keras_deeplab as kd
 
@@ -18,7 +18,7 @@ ROWS = ["deeplabv3plus_r18-d8_512x1024_80k_cityscapes", "deeplabv3_r50-d8_769x76
 @pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [ROWS[0], pytest.param(ROWS[1], marks=pytest.mark.slow)])
 def test_other_backends_give_the_originals_logits(name, backend, tmp_path, golden):
-    script = Path(__file__).with_name("backend_logits.py")
+    script = SUPPORT / "backend_logits.py"
     subprocess.run(
         [sys.executable, script, name, tmp_path / "out.npz"], check=True, env={**os.environ, "KERAS_BACKEND": backend}
     )
@@ -30,3 +30,12 @@ def test_other_backends_give_the_originals_logits(name, backend, tmp_path, golde
             difference = np.abs(result[key] - expected[f"{name}/{key}"]).max() / expected[f"{name}/{key}/std"]
             assert difference <= 1e-4, key
     assert np.mean(result["labels"] == kd.segment(drawn(name), picture(60, 80, seed=0), resize=(120, 90))) >= 0.999
+
+
+@pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.slow)])
+def test_layers_keep_their_promises_on_other_backends(backend):
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", str(ROOT / "tests/networks/test_layer_promises.py")]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "KERAS_BACKEND": backend}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-2000:]

@@ -1,12 +1,13 @@
 """What a model promises beside its logits: it changes nothing when called, takes any size and type, keeps itself in a file."""
 
 import hashlib
+import inspect
 
 import keras
 import numpy as np
 import pytest
-from drawn import images
-from narrow import build, drawn
+from support.drawn import images
+from support.narrow import build, drawn
 
 import keras_deeplab as kd
 from keras_deeplab.zoo.presets import at_output_stride
@@ -148,8 +149,9 @@ def test_the_policy_of_other_layers_stays_as_it_was():
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(depth=34), "depth is 18, 50 or 101"),
-        (dict(stem="v1d"), "stem is"),
+        (dict(backbone="r34"), "backbone is one of r18, r50, r101, r18b, r50b, r101b"),
+        (dict(base_channels=0), "base_channels is a positive integer"),
+        (dict(aspp_channels=2.5), "aspp_channels is a positive integer"),
         (dict(output_stride=4), "output_stride is 8, 16 or 32"),
         (dict(dropout=1.0), "dropout is"),
         (dict(classes=("a", "b")), "classes has 19 names"),
@@ -168,7 +170,7 @@ def test_v3_takes_no_decoder_width():
 
 
 def test_every_colour_of_the_default_palette_is_another():
-    palette = kd.DeepLabV3(60, depth=18).palette
+    palette = kd.DeepLabV3(60, backbone="r18").palette
     assert len(set(palette)) == 60 and palette[1] == (128, 0, 0)
 
 
@@ -177,3 +179,25 @@ def test_layers_keep_their_order(name, digest):
     # Keras names the weights in a .keras file by it: in another order, files saved before are not read.
     names = " ".join(layer.name for layer in drawn(name, auxiliary_head=True).layers if layer.weights)
     assert hashlib.sha256(names.encode()).hexdigest()[:16] == digest
+
+
+def test_numpy_numbers_are_taken_as_pythons_are(tmp_path):
+    numbers = dict(output_stride=np.int32(16), base_channels=np.int64(8), aspp_rates=np.array([1, 6, 12, 18]))
+    model = kd.DeepLabV3(np.int64(3), backbone="r18", dropout=np.float32(0.25), **numbers)
+    model.save(tmp_path / "x.keras")
+    loaded = keras.saving.load_model(tmp_path / "x.keras")
+    assert loaded.num_classes == 3 and loaded.get_config() == {**model.get_config(), "name": loaded.name}
+
+
+@pytest.mark.parametrize("classes", [0, -1, 2.0, True, "3", None])
+def test_a_class_count_is_a_positive_integer(classes):
+    with pytest.raises(ValueError, match="num_classes is a positive integer. Received: "):
+        kd.DeepLabV3(classes)
+
+
+def test_the_constructor_documents_every_argument():
+    for model in (kd.DeepLabV3, kd.DeepLabV3Plus):
+        arguments = inspect.signature(model).parameters.values()
+        for argument in arguments:
+            if argument.kind is not argument.VAR_KEYWORD:
+                assert f"\n        {argument.name}: " in model.__doc__, argument.name

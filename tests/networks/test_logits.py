@@ -1,19 +1,18 @@
 """The networks give the original's logits: golden values of mmsegmentation 1.2.2 for the same drawn weights."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn import FULL_SIZES, SIZES, images, sample
-from narrow import drawn, tensors
-from torch_files import released, released_zip
+from support import GOLDEN
+from support.drawn import FULL_SIZES, SIZES, images, sample
+from support.narrow import drawn, tensors
+from support.torch_files import released, released_zip
 
 import keras_deeplab as kd
+from keras_deeplab.catalog import rows
 from keras_deeplab.networks import layers
-from keras_deeplab.zoo import table
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 NETWORKS = sorted({key.split("/")[0] for key in np.load(GOLDEN / "logits.npz").files})
 
 
@@ -40,7 +39,7 @@ def test_logits_equal_the_originals(name, golden):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_full_size_logits_from_a_file_equal_the_originals(name, golden, tmp_path, monkeypatch):
-    row = table.find(name)
+    row = rows.find(name)
     cls = getattr(kd, row.class_name)
     container = (released, released_zip)[NETWORKS.index(name) % 2]
     model = cls.from_preset(name, load_weights=False, auxiliary_head=True)

@@ -5,17 +5,18 @@ from pathlib import Path
 
 import keras
 import pytest
-from narrow import drawn
+import support
+from support.narrow import drawn
 
-import recipes
+from keras_deeplab import recipes
+from keras_deeplab.catalog import rows
 from keras_deeplab.training import losses, optimizers
-from keras_deeplab.zoo import table
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "recipes.json").read_text())
+GOLDEN = json.loads((support.GOLDEN / "recipes.json").read_text())
 FACTS = {row[0]: dict(zip(GOLDEN["columns"], row, strict=True)) for row in GOLDEN["rows"]}
 
 
-@pytest.mark.parametrize("name", table.ROWS)
+@pytest.mark.parametrize("name", rows.ROWS)
 def test_recipes_hold_the_rows_facts(name):
     recipe, expected = recipes.find(name), dict(FACTS[name])
     assert expected.pop("name") == recipe.row.name
@@ -35,10 +36,10 @@ def test_short_names_find_the_same_recipe_as_full_ones():
 
 
 def test_every_recipe_file_opens_with_a_command_of_its_own_data_set():
-    for row in table.ROWS.values():
+    for row in rows.ROWS.values():
         text = Path(recipes.__file__).with_name(f"{row.dataset}.py").read_text()
-        name = text.split("recipes.train ")[1].split()[0]
-        best = table.find(name)
+        name = text.split("keras-deeplab train ")[1].split()[0]
+        best = rows.find(name)
         assert best.dataset == row.dataset and f"{best.mIoU:.2f} mIoU after {best.iterations:,} steps" in " ".join(
             text.split()
         )

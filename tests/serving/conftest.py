@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from narrow import drawn
+from support.narrow import drawn
 
 import keras_deeplab as kd
 

@@ -4,23 +4,25 @@ import hashlib
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from drawn import picture
-from narrow import drawn
+from support import GOLDEN
+from support.drawn import picture
+from support.narrow import drawn
 from tensorflow.core.protobuf import saved_model_pb2
 
 import keras_deeplab as kd
-from convert.check import WITHOUT_KERAS
 from keras_deeplab.inference.segment import Network
+from keras_deeplab.networks.fast import processor
+from keras_deeplab.networks.fast.convolution import ASPP_RATE
 from keras_deeplab.serving.export import at_precision
-from keras_deeplab.serving.fixed import fixed_protocol
+from keras_deeplab.serving.fixed_size import fixed_protocol
 from keras_deeplab.serving.metadata import weights_sha256
+from keras_deeplab.serving.verify import WITHOUT_KERAS
 
-PICTURES = Path(__file__).parents[1] / "golden" / "pictures"
+PICTURES = GOLDEN / "pictures"
 KINDS = ("whole", "slide")
 SIZES = ((60, 80), (1, 1))
 EVERY_SIGNATURE = """
@@ -167,14 +169,12 @@ def test_bfloat16_of_one_size_in_colours(models, tmp_path):
 
 
 def test_a_saved_model_takes_no_way_that_is_slow_elsewhere(models, tmp_path, monkeypatch):
-    from keras_deeplab.networks import layers
-
-    monkeypatch.setattr(layers, "_direct_is_fast_far_out", lambda dtype: True)
+    monkeypatch.setattr(processor, "direct_atrous_convolution_skips_padding", lambda dtype: True)
     kd.export_saved_model(models["slide"], tmp_path / "1", precision="bfloat16")
     proto = saved_model_pb2.SavedModel.FromString((tmp_path / "1" / "saved_model.pb").read_bytes())
     nodes = [node for function in proto.meta_graphs[0].graph_def.library.function for node in function.node_def]
     rates = {max(node.attr["dilations"].list.i, default=1) for node in nodes if node.op == "Conv2D"}
-    assert rates and max(rates) < layers.FAR
+    assert rates and max(rates) < ASPP_RATE
 
 
 def test_only_a_saved_model_is_replaced(models, tmp_path):

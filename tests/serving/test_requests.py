@@ -7,19 +7,19 @@ import struct
 import subprocess
 import sys
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from drawn import picture
 from google.protobuf import empty_pb2, unknown_fields
 from PIL import Image
+from support import GOLDEN
+from support.drawn import picture
 
 import keras_deeplab as kd
-from convert.check import WITHOUT_KERAS
+from keras_deeplab.serving.verify import WITHOUT_KERAS
 
-PICTURES = Path(__file__).parents[1] / "golden" / "pictures"
+PICTURES = GOLDEN / "pictures"
 GOOD = (PICTURES / "subsampled.jpg").read_bytes()
 
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from drawn import TRAINED, batches, few
-from narrow import drawn
+from support.drawn import TRAINED, batches, few
+from support.narrow import drawn
 
-import recipes
+from keras_deeplab import recipes
 from keras_deeplab.zoo.assign import to_torch
 
 

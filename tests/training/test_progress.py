@@ -28,6 +28,9 @@ def pairs(tmp_path_factory):
     return find_pairs(folder / "images", folder / "labels")
 
 
+PER_CLASS = [{"class": "a ", "IoU": 50.0}, {"class": "b", "IoU": None}, {"class": "c", "IoU": 25.0}]
+
+
 def run_of(pairs, to, done=0, steps=10):
     optimizer = SimpleNamespace(_learning_rate=PolynomialDecay(0.01, steps))
     model = SimpleNamespace(num_classes=3, optimizer=optimizer, weights=[tf.Variable([1.0])])
@@ -111,7 +114,7 @@ def test_curves_go_on_where_they_were(pairs, tmp_path):
         for step in range(done + 1, to + 1):
             drawn(step, float(step), 0.5)
             if step % 5 == 0:
-                drawn.scores(step, {"mIoU": 50.0, "IoU": [0.5, None, 0.25]}, ["a ", "b", "c"])
+                drawn.scores(step, {"mIoU": 50.0, "per_class": PER_CLASS})
                 drawn.picture(step, "picture", np.zeros((1400, 60, 3), np.uint8))
     found = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"tensors": 0}).Reload()
 

@@ -4,14 +4,14 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from narrow import drawn, tensors
+from support import SUPPORT
+from support.narrow import drawn, tensors
 
 NAME = "deeplabv3plus_r18-d8_512x1024_80k_cityscapes"
-SCRIPT = Path(__file__).with_name("replicas.py")
+SCRIPT = SUPPORT / "replicas.py"
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key not in ("KERAS_BACKEND", "TF_CONFIG")}
 
 
@@ -72,7 +72,7 @@ def test_half_precision_trains_on_two_devices(policy, folder):
 
 
 def test_an_overflow_on_one_replica_skips_the_step_on_all():
-    script = Path(__file__).with_name("overflow.py")
+    script = SUPPORT / "overflow.py"
     printed = {
         kind: subprocess.run(
             [sys.executable, script, kind], env=ENVIRONMENT, check=True, capture_output=True, text=True

@@ -7,10 +7,10 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from drawn import batches
-from narrow import drawn
+from support.drawn import batches
+from support.narrow import drawn
 
-import recipes
+from keras_deeplab import recipes
 from keras_deeplab.training import resume
 
 NAME = "deeplabv3plus_r18-d8_512x1024_80k_cityscapes"

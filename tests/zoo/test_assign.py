@@ -2,28 +2,28 @@
 
 import hashlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-from narrow import build, tensor_shapes, tensors
+from support import GOLDEN
+from support.narrow import build, tensor_shapes, tensors
 
 import keras_deeplab as kd
-from keras_deeplab.zoo import table
+from keras_deeplab.catalog import rows
 from keras_deeplab.zoo.assign import architecture, assign
 
-SHAPES = json.loads((Path(__file__).parents[1] / "golden" / "shapes.json").read_text())["rows"]
+SHAPES = json.loads((GOLDEN / "shapes.json").read_text())["rows"]
 ROW = "deeplabv3plus_r18-d8_512x1024_80k_cityscapes"
 KINDS = {digest: name for name, digest in SHAPES.items()}  # one row of each of the 35 sets of tensors
 
 
 def test_released_tensors_come_in_35_sets():
-    assert len(KINDS) == 35 and set(SHAPES) == set(table.ROWS)
+    assert len(KINDS) == 35 and set(SHAPES) == set(rows.ROWS)
 
 
 @pytest.mark.parametrize("name", KINDS.values())
 def test_full_size_networks_have_the_released_tensors(name):
-    row = table.find(name)
+    row = rows.find(name)
     shapes = tensor_shapes(getattr(kd, row.class_name)(**row.architecture, auxiliary_head=True))
     text = json.dumps(sorted([name, list(shape)] for name, shape in shapes.items()))
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == SHAPES[name]
@@ -85,14 +85,13 @@ def test_a_misfit_is_named_and_nothing_is_changed(change, message):
     "name", ["deeplabv3_r101-d8_512x1024_40k_cityscapes", "deeplabv3plus_r50b-d8_769x769_80k_cityscapes", ROW]
 )
 def test_shapes_tell_the_architecture(name):
-    row = table.find(name)
+    row = rows.find(name)
     class_name, found = architecture(tensors(build(name, auxiliary_head=True)))
     config = build(name, auxiliary_head=True).get_config()
     assert class_name == row.class_name and found == {key: config[key] for key in found}
     assert {
         "num_classes",
-        "depth",
-        "stem",
+        "backbone",
         "base_channels",
         "stem_channels",
         "aspp_channels",

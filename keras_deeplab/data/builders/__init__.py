@@ -1,6 +1,6 @@
 """Official downloads in, prepared data sets out: a TFDS builder for each.
 
-This package alone imports TensorFlow Datasets: `pip install -e ".[datasets]"`.
+This package alone imports TensorFlow Datasets: `pip install "keras_deeplab[datasets]"`.
 """
 
 import difflib
@@ -9,7 +9,7 @@ from pathlib import Path
 try:
     import tensorflow_datasets as tfds
 except ImportError as error:
-    raise ImportError('Prepared data sets take TensorFlow Datasets: pip install -e ".[datasets]"') from error
+    raise ImportError('Prepared data sets take TensorFlow Datasets: pip install "keras_deeplab[datasets]"') from error
 
 from keras_deeplab.data.builders.ade20k import Ade20k
 from keras_deeplab.data.builders.cityscapes import Cityscapes
@@ -89,7 +89,7 @@ def _prepared_folder(folder):
     found = [path for path in found if not path.name.startswith("incomplete.")]
     if not found:
         raise FileNotFoundError(
-            f"There is no prepared data set in {str(folder)!r}. `python -m recipes.prepare DATASET --from DIR --to DIR` "
+            f"There is no prepared data set in {str(folder)!r}. `keras-deeplab prepare DATASET --from DIR --to DIR` "
             "makes one."
         )
     if len(found) > 1:

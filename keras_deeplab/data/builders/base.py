@@ -16,11 +16,10 @@ from pathlib import Path
 import keras
 import tensorflow_datasets as tfds
 
+from keras_deeplab.catalog.datasets import DATASETS
 from keras_deeplab.data.builders import labels
 from keras_deeplab.data.builders.files import Files, Source, filled
-from keras_deeplab.data.catalog import DATASETS
-
-ORIENTATION = 0x0112  # the Exif tag; from 5 on, height and width are exchanged
+from keras_deeplab.pictures.exif import swaps_sides
 
 
 @dataclass(frozen=True)
@@ -264,6 +263,5 @@ def check_size(picture, shape):
     """Refuses a damaged picture, and one whose size is not its label's."""
     image = labels.pixels(picture.image.read(), picture.image)
     width, height = image.size
-    turned = image.getexif().get(ORIENTATION, 1) >= 5
-    if shape != (height, width) and not (turned and shape == (width, height)):
+    if shape != (height, width) and not (swaps_sides(image) and shape == (width, height)):
         raise ValueError(f"{picture.image} is {width}x{height} and its label {shape[1]}x{shape[0]} pixels.")

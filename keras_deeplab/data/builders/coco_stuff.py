@@ -1,8 +1,8 @@
 """COCO-Stuff, things and stuff, 182 raw ids to 171 train ids (Caesar et al. 2018): the 10k and the 164k release."""
 
+from keras_deeplab.catalog.datasets import DATASETS
 from keras_deeplab.data.builders import labels, matlab
 from keras_deeplab.data.builders.base import Builder
-from keras_deeplab.data.catalog import DATASETS
 
 
 class CocoStuff10k(Builder, skip_registration=True):

@@ -1,8 +1,8 @@
 """iSAID on DOTA's aerial pictures (Waqas Zamir et al. 2019): 896x896 patches that overlap by 384, colours to 16 classes."""
 
+from keras_deeplab.catalog.datasets import DATASETS, IGNORE
 from keras_deeplab.data.builders import cutting, labels
 from keras_deeplab.data.builders.base import Builder
-from keras_deeplab.data.catalog import DATASETS
 
 
 class Isaid(Builder, skip_registration=True):
@@ -20,7 +20,7 @@ class Isaid(Builder, skip_registration=True):
     @classmethod
     def examples(cls, picture, *, patch, overlap, stray_colours):
         image, ids = cutting.picture_and_ids(picture, DATASETS[cls.name], stray_colours)
-        image, ids = cutting.padded(image, patch, 0), cutting.padded(ids, patch, 255)
+        image, ids = cutting.padded(image, patch, 0), cutting.padded(ids, patch, IGNORE)
         height, width = ids.shape
         cuts = [
             (y, min(y + patch, height), x, min(x + patch, width))

@@ -1,8 +1,8 @@
 """The two cities of the ISPRS benchmark: orthophotos cut into 512x512 tiles, label colours to 6 classes."""
 
+from keras_deeplab.catalog.datasets import DATASETS, POTSDAM_TILES, VAIHINGEN_TILES
 from keras_deeplab.data.builders import cutting, labels
 from keras_deeplab.data.builders.base import Builder
-from keras_deeplab.data.catalog import DATASETS, POTSDAM_TILES, VAIHINGEN_TILES
 
 
 class Isprs(Builder, skip_registration=True):

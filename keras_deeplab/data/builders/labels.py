@@ -6,6 +6,8 @@ import io
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from keras_deeplab.catalog.datasets import IGNORE
+
 UNKNOWN = 254  # between the train ids, at most 170, and 255
 ROWS = 256  # of a picture at a time: aerial ones have 10^8 pixels
 
@@ -119,7 +121,7 @@ def _coded(pixels):
 
 
 def _stray(label_colours):
-    return "255 (ignored)" if 255 in label_colours.values() else "0 (background)"
+    return f"{IGNORE} (ignored)" if IGNORE in label_colours.values() else "0 (background)"
 
 
 def _listed(values, most=5):

@@ -10,7 +10,7 @@ def array(source, *path):
     try:
         from scipy.io import loadmat
     except ImportError as error:
-        raise ImportError('Reading .mat files takes scipy: pip install -e ".[datasets]"') from error
+        raise ImportError('Reading .mat files takes scipy: pip install "keras_deeplab[datasets]"') from error
     try:
         found = loadmat(io.BytesIO(source.read()))
         for name in path:

@@ -8,9 +8,9 @@ import json
 
 import numpy as np
 
+from keras_deeplab.catalog.datasets import DATASETS
 from keras_deeplab.data.builders import labels
 from keras_deeplab.data.builders.base import Builder, Picture
-from keras_deeplab.data.catalog import DATASETS
 
 ANNOTATIONS = "trainval_merged.json"
 

@@ -1,8 +1,8 @@
 """Pascal VOC 2012 (Everingham et al. 2010) with the training masks that SBD adds (Hariharan et al. 2011)."""
 
+from keras_deeplab.catalog.datasets import DATASETS
 from keras_deeplab.data.builders import labels, matlab
 from keras_deeplab.data.builders.base import Builder
-from keras_deeplab.data.catalog import DATASETS
 
 LISTS = "VOC2012/ImageSets/Segmentation"
 

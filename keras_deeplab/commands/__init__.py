@@ -1,0 +1,41 @@
+"""The command line: `keras-deeplab VERB ...`, one file a verb. From a checkout `python -m recipes.VERB ...` is the same."""
+
+import importlib
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported: its log is not for users
+
+VERBS = {  # verb: (module, what it does)
+    "list": ("keras_deeplab.commands.list", "print the released models"),
+    "predict": ("keras_deeplab.commands.predict", "write label maps of pictures"),
+    "evaluate": ("keras_deeplab.commands.evaluate", "score a model on labelled pictures"),
+    "check": ("keras_deeplab.commands.check", "find faults in a folder of pictures and label maps"),
+    "train": ("keras_deeplab.commands.train", "train a model as released ones were trained, or on your own folder"),
+    "export": ("keras_deeplab.commands.export", "write a SavedModel, LiteRT or ONNX file"),
+    "convert": ("keras_deeplab.convert.__main__", "convert a released file to Keras and SavedModel, with the proof"),
+    "prepare": ("keras_deeplab.commands.prepare", "make a data set from its official download"),
+    "quickstart": ("keras_deeplab.commands.quickstart", "try everything without a download, in about two minutes"),
+}
+
+
+def usage():
+    width = max(map(len, VERBS))
+    lines = [f"  {verb.ljust(width)}  {does}" for verb, (_, does) in VERBS.items()]
+    return "\n".join(["usage: keras-deeplab VERB ...", "", *lines, "", "keras-deeplab VERB --help shows its options."])
+
+
+def main():
+    """What the command `keras-deeplab` runs."""
+    from keras_deeplab.commands import command_line
+    from keras_deeplab.version import __version__
+
+    verb, *arguments = sys.argv[1:] or ["--help"]
+    if verb in ("-h", "--help"):
+        print(usage())
+    elif verb == "--version":
+        print(__version__)
+    elif verb not in VERBS:
+        sys.exit(f"error: There is no verb {verb!r}. Verbs: {', '.join(VERBS)}.")
+    else:
+        command_line.run(importlib.import_module(VERBS[verb][0]).main, arguments)

@@ -1,0 +1,35 @@
+"""Small helpers that Keras lacks. Every room may use them; they use none."""
+
+from contextlib import contextmanager
+
+import keras
+
+serializable = keras.saving.register_keras_serializable("keras_deeplab")
+
+
+@contextmanager
+def default_dtype(dtype):
+    """Layers made inside have the dtype policy `dtype`; None leaves the global policy as it is."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(keras.dtype_policies.get(dtype or before))
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def at_least_float32(dtype):
+    """ "float64" for float64, "float32" for everything else. (Keras's `result_type` of the two is float32 on JAX.)"""
+    return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
+
+
+def over_replicas():
+    """A function that sums a value over the replicas of a TensorFlow strategy, or None where there is only one replica."""
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return None
+    return lambda value: context.all_reduce(tf.distribute.ReduceOp.SUM, value)

@@ -1,0 +1,85 @@
+"""The building blocks of every part: a convolution with its batch norm and ReLU, and two compositions of it.
+
+Inside `without_norms` each block is built for inference: one convolution with a bias in the place of convolution and norm.
+Only this file knows of it. Its layers have the names of the convolutions that they replace.
+"""
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import keras
+
+from keras_deeplab.networks.fast.folded import AtrousSeparableConv2D, PooledConv2D
+from keras_deeplab.networks.initializers import he_normal
+from keras_deeplab.networks.layers import AtrousConv2D, AtrousDepthwiseConv2D, BatchNorm, ResizeLike
+
+_with_norms = ContextVar("with_norms", default=True)
+
+
+@contextmanager
+def without_norms():
+    """Inside this context blocks are built without norms: `fold_norms` fills them."""
+    token = _with_norms.set(False)
+    try:
+        yield
+    finally:
+        _with_norms.reset(token)
+
+
+def conv_norm(x, filters, kernel_size, *, names, strides=1, rate=1, relu=True):
+    """A convolution, its batch norm and a ReLU; `filters=None` makes it depthwise.
+
+    Args:
+        x: features (N, H, W, C).
+        names: of the convolution and of the norm, as the released weights name them.
+
+    Returns:
+        features (N, ceil(H / strides), ceil(W / strides), filters).
+    """
+    options = dict(strides=strides, dilation_rate=rate, use_bias=not _with_norms.get(), name=names[0])
+    if filters is None:
+        x = AtrousDepthwiseConv2D(kernel_size, depthwise_initializer=he_normal("fan_in"), **options)(x)
+    else:
+        x = AtrousConv2D(filters, kernel_size, kernel_initializer=he_normal(), **options)(x)
+    if _with_norms.get():
+        x = BatchNorm(name=names[1])(x)
+    return keras.layers.ReLU(name=f"{names[1]}-relu")(x) if relu else x
+
+
+def conv_norm_module(x, filters, kernel_size, *, name, **options):
+    """`conv_norm` with the names NAME-conv and NAME-bn that all parts outside the backbone have."""
+    return conv_norm(x, filters, kernel_size, names=(f"{name}-conv", f"{name}-bn"), **options)
+
+
+def separable_conv(x, channels, *, rate=1, name):
+    """A depthwise 3x3 and a pointwise convolution, each with norm and ReLU: (N, H, W, channels)."""
+    if _with_norms.get():
+        x = conv_norm_module(x, None, 3, rate=rate, name=f"{name}-depthwise_conv")
+        return conv_norm_module(x, channels, 1, name=f"{name}-pointwise_conv")
+    names = f"{name}-depthwise_conv-conv", f"{name}-pointwise_conv-conv"
+    x = AtrousSeparableConv2D(channels, rate, names=names, name=name)(x)
+    return keras.layers.ReLU(name=f"{name}-relu")(x)
+
+
+def spread(pooled, like, *, align_corners, name):
+    """Pooled features (N, 1, 1, C) at every pixel of a map like `like`, for `join_with_pooled` alone.
+
+    Without norms they stay as they are: `PooledConv2D` adds their share without spreading them.
+    """
+    return ResizeLike(align_corners, name=name)([pooled, like]) if _with_norms.get() else pooled
+
+
+def join_with_pooled(pooled, branches, channels, *, name):
+    """What `spread` gave and the branches, concatenated and joined by a 3x3 `conv_norm_module`.
+
+    Args:
+        branches: maps (N, h, w, C) of one size.
+
+    Returns:
+        (N, h, w, channels).
+    """
+    concatenate = keras.layers.Concatenate(name=f"{name}-concat")
+    if _with_norms.get():
+        return conv_norm_module(concatenate([pooled, *branches]), channels, 3, name=f"{name}-bottleneck")
+    x = PooledConv2D(channels, name=f"{name}-bottleneck-conv")([pooled, concatenate(branches)])
+    return keras.layers.ReLU(name=f"{name}-bottleneck-bn-relu")(x)

@@ -1,0 +1,146 @@
+"""Layers of networks without norms: two that do in one step what several layers do in a network with norms.
+
+They are for inference. On TensorFlow they take less time and memory; elsewhere they compute the same plainly.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_deeplab.keras_tools import at_least_float32, serializable
+from keras_deeplab.networks.fast.convolution import ASPP_RATE, add_bias, depthwise_conv2d, separable_by_channels
+from keras_deeplab.networks.fast.graph import one_after_another
+from keras_deeplab.networks.initializers import he_normal
+from keras_deeplab.networks.layers import AtrousConv2D, AtrousDepthwiseConv2D
+
+CHANNELS_AT_ONCE = 512  # of a far depthwise convolution that a pointwise one follows
+# Which of the nine taps reach the map from a pixel that lies at none of its borders, at the first one, the last one, or both;
+# along both axes: (16, 9). See `_borders`.
+TAPS_AT_BORDERS = np.kron(*[[[1, 1, 1], [0, 1, 1], [1, 1, 0], [0, 1, 0]]] * 2)
+
+
+@serializable
+class AtrousSeparableConv2D(keras.layers.Layer):
+    """A depthwise 3x3 convolution, a ReLU and a 1x1 convolution, both with a bias.
+
+    Far ones are computed some channels at a time on TensorFlow: the depthwise result never stands in memory whole.
+
+    Args:
+        filters: of the 1x1 convolution.
+        dilation_rate: of the depthwise convolution.
+        names: of the two convolutions, as layers of their own would have them.
+
+    Input shape:
+        (N, H, W, C).
+
+    Output shape:
+        (N, H, W, filters).
+    """
+
+    def __init__(self, filters, dilation_rate=1, *, names, **kwargs):
+        super().__init__(**kwargs)
+        self.filters, self.dilation_rate, self.names = filters, dilation_rate, tuple(names)
+        options = dict(dtype=self.dtype_policy)
+        self.depthwise = AtrousDepthwiseConv2D(3, dilation_rate=dilation_rate, name=names[0], **options)
+        self.pointwise = AtrousConv2D(filters, 1, kernel_initializer=he_normal(), name=names[1], **options)
+
+    @property
+    def parts(self):
+        """The two convolutions, whose weights are this layer's."""
+        return self.depthwise, self.pointwise
+
+    def build(self, input_shape):
+        for part in self.parts:
+            part.build(input_shape)
+
+    def call(self, inputs):
+        if self.dilation_rate < ASPP_RATE or not separable_by_channels():
+            return self.pointwise(ops.relu(self.depthwise(inputs)))
+        return add_bias(one_after_another(self._by_channels, inputs), self.pointwise.bias)
+
+    def _by_channels(self, x):
+        import tensorflow as tf
+
+        weights = self.depthwise.kernel, self.depthwise.bias, self.pointwise.kernel
+        kernel, bias, matrix = (ops.convert_to_tensor(weight) for weight in weights)
+        total = None
+        for first in range(0, x.shape[-1], CHANNELS_AT_ONCE):
+            some = slice(first, first + CHANNELS_AT_ONCE)
+            with tf.control_dependencies([] if total is None else [total]):  # otherwise TensorFlow may begin with all
+                part = x[..., some]
+            part = depthwise_conv2d(part, kernel[:, :, some], self.dilation_rate)
+            part = tf.nn.conv2d(tf.nn.relu(tf.nn.bias_add(part, bias[some])), matrix[:, :, some], 1, "SAME")
+            part = ops.cast(part, at_least_float32(part.dtype))  # only the whole sum is rounded to bfloat16
+            total = part if total is None else total + part
+        return ops.cast(total, x.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.filters)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "dilation_rate": self.dilation_rate,
+            "names": self.names,
+        }
+
+
+@serializable
+class PooledConv2D(keras.layers.Layer):
+    """A 3x3 convolution, with a bias, of a map and of features that are the same at each of its pixels: ASPP's bottleneck.
+
+    It adds the pooled features' share without spreading them over the map: that share is the same at each pixel but for the
+    map's border, and takes nine products of a vector and a matrix.
+
+    Args:
+        filters: width of the result.
+
+    Input shape:
+        [(N, 1, 1, C'), (N, H, W, C)]; the kernel of a convolution of both concatenated is (3, 3, C' + C, filters).
+
+    Output shape:
+        (N, H, W, filters).
+    """
+
+    def __init__(self, filters, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+        options = dict(kernel_initializer=he_normal(), dtype=self.dtype_policy)
+        self.of_map = AtrousConv2D(filters, 3, name="of_map", **options)
+
+    def build(self, input_shape):
+        pooled, shape = input_shape
+        self.of_map.build(shape)
+        self.of_pooled = self.add_weight(
+            name="of_pooled", shape=(3, 3, pooled[-1], self.filters), initializer=he_normal()
+        )
+
+    def assign(self, kernel, bias):
+        """Takes the weights of the convolution of both concatenated."""
+        channels = self.of_pooled.shape[2]
+        self.of_pooled.assign(kernel[:, :, :channels])
+        self.of_map.kernel.assign(kernel[:, :, channels:])
+        self.of_map.bias.assign(bias)
+
+    def call(self, inputs):
+        pooled, x = inputs
+        dtype = at_least_float32(self.compute_dtype)
+        kernel = ops.reshape(ops.cast(self.of_pooled, dtype), [9, -1, self.filters])
+        taps = ops.reshape(ops.matmul(ops.cast(pooled, dtype), kernel), [-1, 9, self.filters])
+        borders = ops.matmul(np.array(TAPS_AT_BORDERS, dtype), taps)  # (N, 16, filters)
+        height, width = ops.shape(x)[1:3]
+        place = 4 * _borders(height)[:, None] + _borders(width)
+        return self.of_map(x) + ops.take(ops.cast(borders, self.compute_dtype), place, axis=1)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[1][:-1], self.filters)
+
+    def get_config(self):
+        return {**super().get_config(), "filters": self.filters}
+
+
+def _borders(size):
+    """For each pixel along an axis: 0 inside, 1 at the first border, 2 at the last, 3 where the axis has one pixel."""
+    place = ops.arange(size)
+    return ops.cast(place == 0, "int32") + 2 * ops.cast(place == size - 1, "int32")

@@ -1,0 +1,39 @@
+"""What this machine computes well: asked once, never guessed. What is not known counts as no."""
+
+from functools import cache
+from pathlib import Path
+
+
+def has_gpu():
+    """Whether TensorFlow sees a GPU."""
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+@cache
+def direct_atrous_convolution_has_gradient(dtype):
+    """Whether TensorFlow's dilated convolution can be differentiated here. On a CPU that depends on oneDNN and the type."""
+    import tensorflow as tf
+
+    if has_gpu():
+        return dtype != "float64"
+    with tf.init_scope(), tf.device("CPU:0"):
+        x, kernel = tf.zeros([1, 5, 5, 1], dtype), tf.zeros([3, 3, 1, 1], dtype)
+        options = dict(out_backprop=x, strides=[1, 1, 1, 1], padding="SAME", dilations=[1, 2, 2, 1])
+        try:
+            tf.raw_ops.Conv2DBackpropInput(input_sizes=[1, 5, 5, 1], filter=kernel, **options)
+            tf.raw_ops.Conv2DBackpropFilter(input=x, filter_sizes=[3, 3, 1, 1], **options)
+        except tf.errors.OpError:
+            return False
+    return True
+
+
+@cache
+def direct_atrous_convolution_skips_padding(dtype):
+    """Whether the dilated convolution leaves out the products with the padding: oneDNN's in bfloat16 on AVX512 without AMX."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return dtype == "bfloat16" and "avx512_bf16" in flags and "amx_bf16" not in flags

@@ -1,0 +1,51 @@
+"""The whole test protocol for pictures of one size: no loops, every shape known, as LiteRT, ONNX and compilers want it."""
+
+import tensorflow as tf
+
+from keras_deeplab.inference.segment import BAND_VALUES, WINDOW_PIXELS, band_scores, window_starts
+from keras_deeplab.pictures.resize import fit_in_box, resize_uint8
+
+
+def fixed_protocol(network, height, width, *, at_once=None):
+    """A function (picture, return_scores) -> labels (height, width) uint8, scores (height, width, classes) or empty.
+
+    It does what `network.view` and `merge` do, in the same order, window by window and band by band.
+
+    Args:
+        network: `keras_deeplab.inference.segment.Network`.
+        height, width: of the pictures in pixels.
+        at_once: how many windows go through the network together; by default as many as `network.view` takes.
+    """
+    protocol = network.protocol
+    box = protocol.resize or (max(height, width), min(height, width))
+    extent = [int(side) for side in fit_in_box(height, width, *box)]
+    _, rows, columns = network.view(tf.zeros([height, width, 3], tf.uint8), *box, False)
+    rows, columns = rows.numpy(), columns.numpy()  # they depend on the size alone: constants
+    window, starts = extent, [[0], [0]]
+    if protocol.mode == "slide":
+        window = [min(crop, side) for crop, side in zip(protocol.crop, extent, strict=True)]
+        starts = [window_starts(*axis).numpy() for axis in zip(extent, protocol.crop, protocol.stride, strict=True)]
+    corners = [(top, left) for top in starts[0] for left in starts[1]]
+    at_once = at_once or max(WINDOW_PIXELS // (window[0] * window[1]), 1)
+    classes = network.coarse.output_shape[-1]
+    band = max(BAND_VALUES // (width * classes), 1)
+
+    def run(picture, return_scores):
+        picture = tf.ensure_shape(picture, [height, width, 3])
+        if extent != [height, width]:
+            picture = tf.ensure_shape(resize_uint8(picture, *extent), [*extent, 3])
+        windows = [picture[top : top + window[0], left : left + window[1]] for top, left in corners]
+        scores = [
+            tf.cast(network.run(tf.stack(windows[i : i + at_once])), tf.float32)
+            for i in range(0, len(windows), at_once)
+        ]
+        scores = tf.concat(scores, axis=0) if len(scores) > 1 else scores[0]
+        _, h, w, _ = scores.shape
+        scores = tf.reshape(scores, [len(starts[0]), len(starts[1]), h, w, classes])
+        scores = tf.reshape(tf.transpose(scores, [0, 2, 1, 3, 4]), [len(starts[0]) * h, len(starts[1]) * w, classes])
+        bands = [band_scores(scores, rows[top : top + band], columns) for top in range(0, height, band)]
+        labels = [tf.cast(tf.argmax(scores, -1, output_type=tf.int32), tf.uint8) for scores in bands]
+        scores = tf.concat(bands, axis=0) if return_scores else tf.zeros([0, 0, classes])
+        return tf.ensure_shape(tf.concat(labels, axis=0), [height, width]), scores
+
+    return run

@@ -1,0 +1,79 @@
+"""`keras-deeplab check`: what it prints and draws, and one clear line at the end when something is wrong."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import ROOT
+from support.drawn import picture
+
+from keras_deeplab.commands import check
+
+
+@pytest.fixture
+def folders(tmp_path):
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    images.mkdir()
+    labels.mkdir()
+    for number in range(4):
+        Image.fromarray(picture(48, 64, number)).save(images / f"{number}.png")
+        label = np.zeros((48, 64), np.uint8)
+        label[:, 32:], label[:6] = 1 + number % 2, 255
+        Image.fromarray(label).save(labels / f"{number}.png")
+    return images, labels
+
+
+def arguments(folders, *more):
+    return ["--images", str(folders[0]), "--labels", str(folders[1]), "--num-classes", "3", *more]
+
+
+def test_it_prints_the_classes_and_draws_a_grid(folders, tmp_path, capsys):
+    (tmp_path / "classes.txt").write_text("road\nsky\ncar\n")
+    check.main(arguments(folders, "--to", str(tmp_path / "grid.png")))
+    out = capsys.readouterr().out
+    assert "4 pairs, no faults." in out and "road       50.000%" in out and "12.500% of all" in out
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.width == 3 * check.TILE and grid.height > 2 * 240
+        left, right = (np.asarray(grid)[120, x] for x in (40, 280))
+    assert not np.array_equal(left, right)
+
+
+def test_faults_are_listed_and_end_in_one_line(folders, tmp_path, capsys):
+    Image.fromarray(np.full((48, 64), 200, np.uint8)).save(folders[1] / "1.png")
+    (folders[1] / "2.png").unlink()
+    with pytest.raises(ValueError, match="2 faults in 3 pairs: .*2.png has no label"):
+        check.main(arguments(folders, "--to", str(tmp_path / "grid.png")))
+    out = capsys.readouterr().out
+    assert "1.png holds 200 (3072 pixels). Labels are 0..2, and 255" in out and (tmp_path / "grid.png").exists()
+
+
+def test_the_grid_leaves_out_what_cannot_be_read(folders):
+    (folders[0] / "0.png").write_bytes(b"nothing")
+    pairs = [(folders[0] / f"{i}.png", folders[1] / f"{i}.png") for i in range(4)]
+    assert check.grid(pairs, None, 3, False).width == 3 * check.TILE
+    assert check.grid(pairs[:1], None, 3, True).width == check.TILE
+    assert len(set(check.palette(150))) == 150
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        ([], "error: 1 fault"),
+        (["--num-classes", "300"], "error: A label map has 1 to 255 classes. Received: --num-classes 300."),
+        (["--images", "none"], "error: There is no folder 'none'."),
+    ],
+)
+def test_the_command_ends_in_one_line_and_non_zero(folders, tmp_path, more, message):
+    (folders[1] / "2.png").unlink()
+    done = subprocess.run(
+        [sys.executable, "-m", "recipes.check", *arguments(folders), *more],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and last.startswith(message) and "Traceback" not in done.stderr

@@ -1,0 +1,107 @@
+"""The commands: what they write, what they print, and one clear line for a mistake."""
+
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from support import ROOT
+from support.drawn import images, picture
+from support.narrow import build, drawn, tensors
+from support.torch_files import released
+
+import keras_deeplab as kd
+import keras_deeplab.convert.__main__ as convert
+from keras_deeplab.commands import export, predict
+
+NAME = "deeplabv3plus_r18-d8_512x512_80k_loveda"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "narrow.pth"
+    path.write_bytes(released(tensors(build(NAME, auxiliary_head=True))))
+    return path
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(picture(60, 80, seed=0)).save(path)
+    return path
+
+
+def test_predict_writes_labels_overlay_and_scores(checkpoint, photo, tmp_path, capsys):
+    predict.main([NAME, str(photo), "--to", str(tmp_path / "out"), "--weights", str(checkpoint), "--scores"])
+    model = drawn(NAME)
+    labels, scores = kd.segment(model, photo, return_scores=True)
+    with Image.open(tmp_path / "out" / "photo.png") as image:
+        assert image.mode == "P" and np.array_equal(np.asarray(image), labels)
+    assert Image.open(tmp_path / "out" / "photo_overlay.png").width == 80
+    written = np.load(tmp_path / "out" / "photo.npz")
+    assert np.array_equal(written["labels"], labels) and np.array_equal(written["scores"], scores)
+    assert written["input"].dtype == np.uint8 and written["input"].shape == (768, 1024, 3)
+    assert "photo.jpg  80x60" in capsys.readouterr().out
+
+
+def test_predict_averages_scales_and_flips(checkpoint, photo, tmp_path):
+    predict.main(
+        [NAME, str(photo), "--to", str(tmp_path), "--weights", str(checkpoint), "--multi-scale-flip", "--scores"]
+    )
+    labels, scores = kd.segment(drawn(NAME), photo, multi_scale_flip=True, return_scores=True)
+    written = np.load(tmp_path / "photo.npz")
+    assert np.array_equal(written["labels"], labels) and np.array_equal(written["scores"], scores)
+
+
+def test_export_writes_a_saved_model_that_it_has_checked(checkpoint, photo, tmp_path, capsys):
+    export.main(["deeplabv3plus_r18_loveda", "--to", str(tmp_path / "1"), "--weights", str(checkpoint)])
+    serve = tf.saved_model.load(tmp_path / "1").signatures["serving_default"]
+    labels = tf.io.decode_png(serve(image_bytes=tf.constant([photo.read_bytes()]))["label_png"][0])[..., 0]
+    assert np.array_equal(labels, kd.segment(drawn(NAME), photo))
+    assert capsys.readouterr().out.count("equal") == 2
+
+
+def test_convert_reports_tensors_and_the_difference_from_a_reference(checkpoint, tmp_path, capsys):
+    x, to = images(33, 47), tmp_path / "out"
+    np.savez(tmp_path / "reference.npz", images=x, logits=drawn(NAME)(x))
+    convert.main(
+        [NAME, "--checkpoint", str(checkpoint), "--to", str(to), "--reference", str(tmp_path / "reference.npz")]
+    )
+    report = json.loads((to / "report.json").read_text())
+    assert report["row"] == NAME and report["largest logit difference / standard deviation"] <= 1e-6
+    assert report["tensors"] == {"read": 189, "used": 183, "left (auxiliary head, batch counters)": 6}
+    assert np.array_equal(keras.saving.load_model(to / "model.keras")(x), drawn(NAME)(x))
+    assert (to / "saved_model" / "saved_model.pb").exists() and "narrow.pth" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["recipes.predict", "r110_cityscapes", "x.jpg", "--to", "out"], "error: There is no picture 'x.jpg'."),
+        (
+            ["recipes.predict", "deeplabv3_r110_cityscapes", __file__, "--to", "out"],
+            "Closest: deeplabv3_r101_cityscapes",
+        ),
+        (["recipes.predict", "r101_cityscapes", __file__, "--to", "out"], "deeplabv3plus_"),
+        (["recipes.predict", NAME, __file__, "--to", "out", "--weights", "none.pth"], "There is none at 'none.pth'"),
+        (["recipes.predict", NAME, __file__, __file__, "--to", "out"], "would both be written to"),
+        (["recipes.export", NAME, "--to", "out", "--weights", __file__], "error: "),
+        (["convert", NAME, "--checkpoint", "none.pth", "--to", "out"], "error: "),
+    ],
+)
+def test_a_mistake_ends_in_one_line_and_writes_nothing(arguments, message, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and message in last and last.startswith("error: ")
+    assert "Traceback" not in done.stderr and not list(tmp_path.iterdir())

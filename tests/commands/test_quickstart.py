@@ -1,0 +1,83 @@
+"""`recipes.quickstart`: scenes that colour does not tell apart, and the whole way from them to a SavedModel and a page."""
+
+import os
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from support import ROOT
+
+import keras_deeplab as kd
+from keras_deeplab.commands import quickstart
+from keras_deeplab.data.folder import check, read_classes
+from keras_deeplab.recipes import scenes
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """The folders of two sets of scenes, (images, labels) each."""
+    folder = tmp_path_factory.mktemp("scenes")
+    for name, seed in (("train", 0), ("held_out", 1)):
+        scenes.write_scenes(folder / name, 40, seed)
+    return [(folder / name / "images", folder / name / "labels") for name in ("train", "held_out")]
+
+
+def run(to, *more):
+    """The command in a process of its own, since it divides the processor before TensorFlow starts."""
+    return subprocess.run(
+        [sys.executable, "-m", "recipes.quickstart", "--to", str(to), *more], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def test_scenes_are_a_folder_as_training_takes_it(drawn):
+    for folders in drawn:
+        report = check(*folders, len(scenes.CLASSES))
+        assert not report.problems and len(report.pairs) == 40 and report.ignored == 0
+        assert min(report.pictures) >= 5 and read_classes(*folders) == tuple(scenes.CLASSES)
+
+
+def test_a_seed_gives_the_same_scenes_and_another_one_others():
+    first, again, other = (scenes.scene(np.random.default_rng(seed)) for seed in ((0, 1), (0, 1), (0, 2)))
+    assert all(map(np.array_equal, first, again)) and not np.array_equal(first[1], other[1])
+
+
+def test_the_mean_colour_tells_the_classes_hardly_better_than_chance(drawn):
+    assert quickstart.nearest_mean_colour(*drawn)["mIoU"] < 20
+
+
+def test_a_few_steps_go_the_whole_way(tmp_path):
+    done = run(tmp_path, "--steps", "3")
+    assert done.returncode == 0, done.stderr
+    assert "equal those of segment" in done.stdout and "nearest mean colour" in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"scenes", "model.keras", "saved_model", "quickstart.png"}
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    assert model.classes == tuple(scenes.CLASSES) and int(model.optimizer.iterations) == 3
+    labels = kd.segment(model, tmp_path / "scenes" / "held_out" / "images" / "000.png")
+    with Image.open(tmp_path / "quickstart.png") as page:
+        left, top = (2 * (scenes.ZOOM * scenes.WIDTH + scenes.GAP) + scenes.GAP, 3 * scenes.GAP)
+        shown = np.asarray(page)[top:, left:][: scenes.ZOOM * scenes.HEIGHT, : scenes.ZOOM * scenes.WIDTH]
+    assert np.array_equal(shown[:: scenes.ZOOM, :: scenes.ZOOM], np.array([*scenes.CLASSES.values()])[labels])
+
+
+def test_another_backend_is_one_line(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "recipes.quickstart", "--to", str(tmp_path / "out")],
+        cwd=ROOT,
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "KERAS_BACKEND=tensorflow" in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_textures_and_outlines_are_learned(tmp_path):
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr
+    model, by_colour = map(float, re.search(r"^mean +([\d.]+) +([\d.]+)$", done.stdout, re.M).groups())
+    assert model >= 70 and by_colour < 40

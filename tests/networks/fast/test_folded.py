@@ -1,0 +1,54 @@
+"""The layers of networks without norms give what the layers that they stand for give."""
+
+import keras
+import numpy as np
+import pytest
+from support.numpy_layers import convolved
+
+from keras_deeplab.networks.fast import folded
+from keras_deeplab.networks.fast.folded import AtrousSeparableConv2D, PooledConv2D
+
+random = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (1, 5), (4, 1), (2, 3), (9, 7)])
+@pytest.mark.parametrize("dtype, bound", [("float32", 2e-5), ("bfloat16", 2e-2)])
+def test_pooled_features_are_convolved_as_if_they_stood_at_each_pixel(height, width, dtype, bound):
+    layer = PooledConv2D(5, dtype=dtype)
+    pooled, x = (
+        keras.ops.cast(random.standard_normal(shape), dtype) for shape in ((2, 1, 1, 4), (2, height, width, 3))
+    )
+    layer.build([pooled.shape, x.shape])
+    kernel = np.asarray(keras.ops.cast(random.standard_normal((3, 3, 7, 5)), dtype)).astype("float32")
+    bias = np.asarray(keras.ops.cast(random.standard_normal(5), dtype)).astype("float32")
+    layer.assign(kernel, bias)
+    both = [np.broadcast_to(pooled, (2, height, width, 4)), np.asarray(x)]
+    both = np.concatenate([part.astype("float32") for part in both], -1)
+    expected = convolved(both, kernel, 1, 1) + bias
+    result = layer([pooled, x])
+    assert result.shape == layer.compute_output_shape([pooled.shape, x.shape])
+    np.testing.assert_allclose(np.asarray(result, "float32"), expected, atol=bound * max(1, expected.std()))
+
+
+def separable(filters, channels, rate, **options):
+    """A layer with biases that are not zero."""
+    layer = AtrousSeparableConv2D(filters, rate, names=("depthwise", "pointwise"), **options)
+    layer.build((None, None, None, channels))
+    for part in layer.parts:
+        part.bias.assign(random.standard_normal(part.bias.shape))
+    return layer
+
+
+@pytest.mark.parametrize("height, width", [(8, 11), (3, 30), (1, 1)])
+@pytest.mark.parametrize("rate", [1, 2, 12, 36])
+@pytest.mark.parametrize("dtype, bound", [("float32", 2e-5), ("bfloat16", 4e-2)])
+def test_separable_convolution_is_both_one_after_the_other(height, width, rate, dtype, bound, monkeypatch):
+    monkeypatch.setattr(folded, "CHANNELS_AT_ONCE", 3)  # of 7: the last part is smaller
+    layer = separable(5, 7, rate, dtype=dtype)
+    x = keras.ops.cast(random.standard_normal((2, height, width, 7)), dtype)
+    kernel, bias, matrix, last = (np.asarray(weight.value, "float32") for weight in layer.weights)
+    dense = kernel * np.eye(7, dtype="float32")
+    expected = np.maximum(convolved(np.asarray(x, "float32"), dense, 1, rate) + bias, 0) @ matrix[0, 0] + last
+    result = layer(x)
+    assert result.dtype == dtype and result.shape == layer.compute_output_shape(x.shape)
+    np.testing.assert_allclose(np.asarray(result, "float32"), expected, atol=bound * max(1, expected.std()))

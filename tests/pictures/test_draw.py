@@ -1,0 +1,34 @@
+"""Label maps as pictures: ids survive, colours are the palette's, the legend names what is there."""
+
+import numpy as np
+from PIL import Image
+
+import keras_deeplab as kd
+from keras_deeplab.pictures.draw import legend
+
+LABELS = np.repeat(np.array([[0, 1], [1, 255]], np.uint8), 50, 0).repeat(80, 1)
+PALETTE = ((255, 0, 0), (0, 255, 0))
+
+
+def test_palette_pictures_hold_ids_and_show_colours(tmp_path):
+    kd.palette_image(LABELS, PALETTE).save(tmp_path / "x.png")
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.mode == "P" and np.array_equal(np.asarray(image), LABELS)
+        rgb = np.asarray(image.convert("RGB"))
+    assert (
+        rgb[0, 0].tolist() == [255, 0, 0] and rgb[0, -1].tolist() == [0, 255, 0] and rgb[-1, -1].tolist() == [0, 0, 0]
+    )
+
+
+def test_overlays_blend_and_leave_what_is_ignored():
+    picture = np.full((*LABELS.shape, 3), 100, np.uint8)
+    drawn = np.asarray(kd.overlay(picture, LABELS, ("road", "sky"), PALETTE, opacity=0.5))
+    assert drawn.shape[1] == 160 and drawn.shape[0] > 100
+    assert drawn[0, 0].tolist() == [178, 50, 50] and drawn[99, 159].tolist() == [100, 100, 100]
+    assert (0, 255, 0) in {tuple(c) for c in drawn[100:].reshape(-1, 3)}  # the legend's colour of "sky"
+
+
+def test_a_legend_wraps_in_a_narrow_picture():
+    entries = [((i, i, i), f"class number {i}") for i in range(8)]
+    assert legend(entries, 150).height > legend(entries, 2000).height > 0
+    assert legend([], 100).height == 0

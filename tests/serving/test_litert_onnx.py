@@ -1,0 +1,98 @@
+"""LiteRT, ONNX and OpenVINO give the labels of `segment`, or say how far from them they are."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from support.drawn import picture
+from support.narrow import drawn
+
+import keras_deeplab as kd
+from keras_deeplab.networks import layers
+from keras_deeplab.serving.litert_onnx import default_size, export_litert, export_onnx
+
+SIZE = (60, 80)
+
+
+def run_litert(path, image):
+    interpreter = tf.lite.Interpreter(str(path))
+    return interpreter.get_signature_runner()(images=image[None])["labels"][0]
+
+
+@pytest.mark.filterwarnings("ignore:.*(tf.lite.Interpreter is deprecated|Statistics for quantized inputs)")
+def test_litert_in_float16_and_int8_stay_near_float32_and_get_smaller(models, tmp_path):
+    model, image = models["whole"], picture(*SIZE, seed=0)
+    export_litert(model, tmp_path / "half.tflite", size=SIZE)
+    export_litert(model, tmp_path / "int8.tflite", size=SIZE, calibration=[picture(*SIZE, seed) for seed in (1, 2, 3)])
+    expected, sizes = kd.segment(model, image), {}
+    for name, share in (("half", 0.999), ("int8", 0.95)):
+        labels = run_litert(tmp_path / f"{name}.tflite", image)
+        assert labels.shape == SIZE and labels.dtype == np.uint8 and np.mean(labels == expected) >= share
+        sizes[name] = (tmp_path / f"{name}.tflite").stat().st_size
+    weights = sum(weight.size for weight in model.get_weights())
+    assert sizes["int8"] < 0.7 * sizes["half"] and sizes["half"] < 4 * weights
+    metadata = json.loads((tmp_path / "int8.json").read_text())
+    assert metadata["precision"] == "int8" and metadata["size"] == [*SIZE] and metadata["row"] == model.row
+
+
+def test_a_size_is_the_box_or_has_to_be_given(models, tmp_path):
+    assert default_size(models["slide"].protocol) == (97, 129)
+    unboxed = drawn(models["whole"].row, protocol=None)
+    with pytest.raises(ValueError, match="without a resize box .* give size="):
+        export_litert(unboxed, tmp_path / "x.tflite")
+    with pytest.raises(
+        ValueError, match=r"Calibration pictures are .* of the size \(60, 80\). Received: \[\(33, 47, 3\)\]"
+    ):
+        export_litert(models["whole"], tmp_path / "x.tflite", size=SIZE, calibration=[picture(33, 47, seed=0)])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["whole", "slide", "d16"])
+def test_onnx_runtime_gives_the_labels_of_segment(kind, models, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    pytest.importorskip("tf2onnx", reason="needs tf2onnx")
+    model = drawn("deeplabv3_r101-d16-mg124_512x1024_40k_cityscapes") if kind == "d16" else models[kind]
+    image = picture(*SIZE, seed=0)
+    export_onnx(model, tmp_path / "x.onnx", size=SIZE)
+    session = onnxruntime.InferenceSession(str(tmp_path / "x.onnx"))
+    (labels,) = session.run(["labels"], {"images": image[None]})
+    different = np.mean(labels[0] != kd.segment(model, image))
+    print(f"{kind}: {different:.4%} of the labels differ")
+    assert different <= 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["whole", "slide"])
+def test_openvino_takes_the_tensor_signature(kind, models, signatures):
+    openvino = pytest.importorskip("openvino", reason="needs openvino")
+    converted = openvino.convert_model(signatures[kind]["tensor"])
+    compiled = openvino.Core().compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for size in (SIZE, (33, 47)):
+        images = np.stack([picture(*size, seed) for seed in (0, 1)])
+        labels = compiled([images])[0]
+        different = np.mean(
+            [label != kd.segment(models[kind], image) for label, image in zip(labels, images, strict=True)]
+        )
+        print(f"{kind} {size}: {different:.4%} of the labels differ")
+        assert different <= 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by_winograd", [False, True])
+def test_tf2onnx_takes_the_tensor_signature_of_one_size(models, tmp_path, by_winograd, monkeypatch):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    tf2onnx = pytest.importorskip("tf2onnx", reason="needs tf2onnx")
+    monkeypatch.setattr(layers, "winograd_pays", lambda *_, **__: by_winograd)
+    kd.export_saved_model(models["whole"], tmp_path / "1", size=SIZE)
+    loaded = tf.saved_model.load(tmp_path / "1")  # owns the weights
+    signature = loaded.signatures["tensor"]
+    spec = tf.TensorSpec([None, *SIZE, 3], tf.uint8, name="images")
+    function = tf.function(lambda images: signature(images=images), input_signature=[spec])
+    converted, _ = tf2onnx.convert.from_function(function, [spec], opset=18)
+    session = onnxruntime.InferenceSession(converted.SerializeToString())
+    images = np.stack([picture(*SIZE, seed) for seed in (0, 1)])
+    (labels,) = session.run(None, {session.get_inputs()[0].name: images})
+    for label, image in zip(labels, images, strict=True):
+        assert np.mean(label != kd.segment(models["whole"], image)) <= 1e-3

@@ -1,0 +1,21 @@
+"""Run by test_backends in a process of its own: python backend_logits.py ROW OUT.npz, with KERAS_BACKEND set."""
+
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+from support.drawn import SIZES, images, picture, sample  # noqa: E402
+from support.narrow import drawn  # noqa: E402
+
+import keras_deeplab as kd  # noqa: E402
+
+name, out = sys.argv[1:]
+model = drawn(name, auxiliary_head=True)
+kept = {"backend": keras.backend.backend(), "labels": kd.segment(model, picture(60, 80, seed=0), resize=(120, 90))}
+for height, width in SIZES:
+    for output, values in model(images(height, width)).items():
+        kept[f"{height}x{width}/{output}"] = sample(keras.ops.convert_to_numpy(values))
+np.savez(out, **kept)

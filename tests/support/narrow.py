@@ -1,0 +1,58 @@
+"""Narrow models with the drawn weights, as tests/golden/make_networks.py builds the original's."""
+
+from support.drawn import NARROW, weights
+
+import keras_deeplab as kd
+from keras_deeplab.catalog import rows
+from keras_deeplab.zoo.assign import assign
+
+LEAVES = {
+    "kernel": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+
+
+def build(name, **options):
+    """The narrow network of a row, with random weights."""
+    row = rows.find(name)
+    config = {
+        **row.architecture,
+        **NARROW,
+        "row": row.name,
+        "classes": row.classes,
+        "palette": row.palette,
+        "protocol": row.protocol,
+        **options,
+    }
+    if row.class_name == "DeepLabV3":
+        config.pop("low_level_channels")
+    return getattr(kd, row.class_name)(**config)
+
+
+def tensor_shapes(model):
+    """{PyTorch name: PyTorch shape} of a model's variables."""
+    shapes = {}
+    for layer in model.layers:
+        for variable in layer.weights:
+            shape = tuple(variable.shape)
+            if len(shape) == 4:
+                depthwise = "depthwise_conv-conv" in layer.name
+                shape = (shape[2], 1, *shape[:2]) if depthwise else (shape[3], shape[2], *shape[:2])
+            shapes[f"{layer.name.replace('-', '.')}.{LEAVES[variable.name]}"] = shape
+    return shapes
+
+
+def tensors(model, seed=0):
+    """The drawn weights of a model as a PyTorch file would hold them."""
+    return {name: weights(name, shape, seed) for name, shape in tensor_shapes(model).items()}
+
+
+def drawn(name, **options):
+    """The narrow network of a row, with the drawn weights."""
+    model = build(name, **options)
+    assign(model, tensors(model))
+    return model
