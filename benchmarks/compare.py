@@ -1,6 +1,6 @@
 """How fast this package is beside the original, each line measured in turns in one run:
 
-    python benchmarks/compare.py [LINE...] [--original PYTHON] [--rows ROW...] [--size H W] [--turns N]
+    python benchmarks/compare.py [LINE...] [--original PYTHON | --before DIR] [--rows ROW...] [--size H W] [--turns N]
                                  [--json FILE] [--markdown FILE] [--plot DIR]
 
 LINE is any of: network (logits of a picture, beside a matrix product's speed), step (of training), segment (a file in, a
@@ -65,7 +65,10 @@ INPUT_SECONDS = 4.0  # of a turn
 def sides(options):
     """Our process and the original's, or None."""
     with contextlib.ExitStack() as stack:
-        commands = [(sys.executable, "ours.py"), (options.original, "original.py")]
+        other = options.original, "original.py"
+        if options.before:
+            other = sys.executable, str(Path(options.before, "benchmarks", "ours.py").resolve())
+        commands = [(sys.executable, "ours.py"), other]
         yield [stack.enter_context(contextlib.closing(Worker(*c))) if c[0] else None for c in commands]
 
 
@@ -84,6 +87,7 @@ def measure(options, line, kind, job, *, precisions=PRECISIONS, ways=({},), peak
         facts: copied into each line.
     """
     job, turns = {**job, "is_narrow": options.narrow}, turns or options.turns
+    ways = ({},) if options.before else ways
     with sides(options) as (ours, theirs):
         versions = versions_of(ours, theirs)
         made = {p: ours.ask(make=kind, key=p, precision=p, **job) for p in precisions}
@@ -285,6 +289,7 @@ def main(argv):
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("lines", nargs="*", metavar="LINE", help=f"{', '.join(LINES)}; all if none is named")
     arguments.add_argument("--original", metavar="PYTHON", help="an interpreter that has mmsegmentation")
+    arguments.add_argument("--before", metavar="DIR", help="a checkout of an earlier version in the original's place")
     arguments.add_argument("--rows", nargs="+", metavar="ROW", help="released models, in place of the line's own")
     arguments.add_argument(
         "--size", nargs=2, type=command_line.positive, metavar=("H", "W"), help="pixels, for every line"
@@ -300,6 +305,8 @@ def main(argv):
     options = arguments.parse_args(argv)
     if unknown := set(options.lines) - set(LINES):
         raise ValueError(f"A line is one of {', '.join(LINES)}. Received: {', '.join(sorted(unknown))}.")
+    if options.before and not Path(options.before, "benchmarks", "ours.py").exists():
+        raise ValueError(f"--before is a checkout of keras_deeplab. There is none: {options.before}.")
     if options.original and not shutil.which(options.original):
         raise ValueError(f"--original is an interpreter that has mmsegmentation. There is none: {options.original}.")
     rows = [find_row(row).name for row in options.rows or ()]

@@ -37,7 +37,7 @@ def main(argv):
     done = resume.steps_made(last, made_with)
     devices.agree(done)
     with devices.scope:
-        model = keras.saving.load_model(last, compile=False) if done else fresh(recipe, options, classes, pairs)
+        model = resume.load(last) if done else fresh(recipe, options, classes, pairs)
         recipe.compile(
             model,
             options.steps,

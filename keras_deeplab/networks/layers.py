@@ -74,8 +74,10 @@ class AtrousConv2D(keras.layers.Conv2D):
 
     def convolution_op(self, inputs, kernel):
         (down, across), strides = self.dilation_rate, self.strides
-        if self.kernel_size == (1, 1):  # a stride skips pixels; TensorFlow's strided gradient corrupts memory (2.21)
-            inputs, strides, down, across = inputs[:, :: strides[0], :: strides[1]], (1, 1), 1, 1
+        if self.kernel_size == (1, 1):
+            down = across = 1
+            if strides != (1, 1) and self.groups == 1:
+                return fast.pointwise_conv2d(inputs, kernel, strides)
         if strides == (1, 1) and down == across and self.groups == 1:
             return fast.conv2d(inputs, kernel, down)
         options = dict(strides=strides, dilation_rate=self.dilation_rate, data_format="channels_last")

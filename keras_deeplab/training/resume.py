@@ -12,7 +12,10 @@ import signal
 import threading
 import zipfile
 
+import keras
+
 from keras_deeplab.training.keras_hooks import write_weights_back
+from keras_deeplab.zoo import models  # noqa: F401 (Keras finds the classes of a file only where they are imported)
 from keras_deeplab.zoo.presets import copy_weights
 
 RECORD = "training.json"
@@ -75,6 +78,11 @@ def steps_made(path, options):
         return 0
     check(path, options)
     return read(path)["step"]
+
+
+def load(path):
+    """The model of a checkpoint, uncompiled."""
+    return keras.saving.load_model(path, compile=False)
 
 
 def restore(model, path):

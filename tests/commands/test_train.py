@@ -90,7 +90,7 @@ def test_the_best_is_kept_with_its_score(here, uninterrupted, capsys):
 
 def test_killed_twice_it_ends_with_the_same_weights(here, uninterrupted):
     to = here / "killed"
-    line = [sys.executable, "-m", "recipes.train", *arguments(here, to, *validated(here), *WITH_CURVES)]
+    line = [sys.executable, "-m", "keras_deeplab", "train", *arguments(here, to, *validated(here), *WITH_CURVES)]
     for awaited in ("last.keras", "last.part.keras"):  # after a checkpoint was written, and while the next one is
         running = subprocess.Popen(line, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while running.poll() is None and not (to / awaited).exists():
@@ -192,7 +192,7 @@ def test_several_machines_on_tensorflow_are_refused(here, monkeypatch):
 @pytest.mark.slow
 def test_two_devices_go_on_exactly(here):
     def call(to, *more):
-        line = [sys.executable, "-m", "recipes.train", *arguments(here, here / to, "--devices", "2", *more)]
+        line = [sys.executable, "-m", "keras_deeplab", "train", *arguments(here, here / to, "--devices", "2", *more)]
         return subprocess.Popen(line, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
     whole, stopped = call("two"), call("two stopped", "--save-every", "1")
@@ -211,7 +211,7 @@ def test_two_jax_hosts_stop_go_on_and_are_exported_from_tensorflow(here):
             free.bind(("127.0.0.1", 0))
             hosts = f"127.0.0.1:{free.getsockname()[1]},127.0.0.1:0"
         given = arguments(here, here / to, "--hosts", hosts, *more)
-        line = [sys.executable, "-m", "recipes.train", *given, "--host"]
+        line = [sys.executable, "-m", "keras_deeplab", "train", *given, "--host"]
         options = dict(env={**ENVIRONMENT, "KERAS_BACKEND": "jax"}, stdout=subprocess.PIPE, text=True)
         return [subprocess.Popen([*line, str(i)], **options) for i in range(2)]
 

@@ -21,6 +21,7 @@ from keras_deeplab.networks.fast import processor
 from keras_deeplab.networks.fast.clipped import clipped_conv2d
 from keras_deeplab.networks.fast.graph import in_shared_function, one_after_another
 from keras_deeplab.networks.fast.interleaved import interleaved_depthwise_conv2d
+from keras_deeplab.networks.fast.strided import strided_pointwise_conv2d
 from keras_deeplab.networks.fast.winograd import winograd_conv2d, winograd_pays
 
 ASPP_RATE = 8  # from this rate on a convolution is one of ASPP's: the backbones' rates are smaller
@@ -128,6 +129,14 @@ def depthwise_conv2d(x, kernel, rate=1):
     else:
         way = "direct" if rate == 1 or _purpose.get() is Purpose.CONVERSION else "interleaved"
     return DEPTHWISE_CONV2D[way](x, kernel, rate)
+
+
+def pointwise_conv2d(x, kernel, strides):
+    """A 1x1 convolution of every `strides`-th pixel, on every backend: (N, H, W, C) to (N, ceil(H / down), ..., F)."""
+    kernel = ops.convert_to_tensor(kernel)
+    if keras.backend.backend() == "tensorflow" and _purpose.get() is Purpose.TRAINING:
+        return strided_pointwise_conv2d(x, kernel, strides)
+    return ops.conv(x, kernel, strides=strides, padding="valid", data_format="channels_last")
 
 
 def separable_by_channels():

@@ -1,0 +1,37 @@
+"""A strided 1x1 convolution whose gradient does not go through TensorFlow's strided kernel.
+
+In TensorFlow 2.21 with oneDNN the gradient to the kernel of a 1x1 convolution of stride 2 corrupts the heap at batch 1 and few
+channels (tests/networks/fast/test_strided.py has a minimal case). The convolution sees every second pixel only: its gradient
+is that of a matrix product of these pixels.
+"""
+
+
+def strided_pointwise_conv2d(x, kernel, strides):
+    """A 1x1 convolution of every `strides`-th pixel, on TensorFlow.
+
+    Args:
+        x: (N, H, W, C).
+        kernel: (1, 1, C, F).
+        strides: (down, across).
+
+    Returns:
+        (N, ceil(H / down), ceil(W / across), F).
+    """
+    import tensorflow as tf
+
+    down, across = strides
+    options = dict(strides=[1, down, across, 1], padding="VALID")
+
+    @tf.custom_gradient
+    def convolution(x, kernel):
+        def gradient(upstream):
+            to_x = tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=tf.shape(x), filter=kernel, out_backprop=upstream, **options
+            )
+            seen = tf.reshape(x[:, ::down, ::across], [-1, x.shape[-1]])
+            to_kernel = tf.matmul(seen, tf.reshape(upstream, [-1, kernel.shape[-1]]), transpose_a=True)
+            return to_x, tf.reshape(to_kernel, kernel.shape)
+
+        return tf.nn.conv2d(x, kernel, **options), gradient
+
+    return convolution(x, tf.convert_to_tensor(kernel))  # TensorFlow would want a gradient of its own for a variable
