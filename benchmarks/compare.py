@@ -5,8 +5,8 @@
 
 LINE is any of: network (logits of a picture, beside a matrix product's speed), step (of training), segment (a file in, a
 label map out: whole, sliding window, ms+flip), serving (the same by an exported SavedModel), input (pairs for training, see
-input.py), memory (peak of a pass), growth (time and memory against picture size, classes and batch), conversion (a released
-file to a model); all of them if none is named. PYTHON is an interpreter with mmsegmentation (see
+training_input.py), memory (peak of a pass), growth (time and memory against picture size, classes and batch), conversion (a
+released file to a model); all of them if none is named. PYTHON is an interpreter with mmsegmentation (see
 tests/golden/make_networks.py); without it only our side is measured.
 
 Each side is a process of its own; they take turns, one computes at a time. Of the original's ways (eager and torch.compile,

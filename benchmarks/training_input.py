@@ -1,13 +1,13 @@
 """How much of the time that decoding takes anyway is left to training's input:
 
-    python benchmarks/input.py [--original PYTHON] [--seconds S] [--turns N]
+    python benchmarks/training_input.py [--original PYTHON] [--seconds S] [--turns N]
 
 Draws 2048x1024 PNG pairs and prints, measured in turns in one run, pairs per second of decoding alone
 (`tf.io.decode_png` on both files), of `training_data` (crop 512x1024, full augmentation, batches of 4), and of the
 original's pipeline with two worker processes, if PYTHON has mmsegmentation. The ratios are of neighbouring turns, so that
 other work on the machine, which slows all alike, matters little. Use as many cores as training will leave to the input:
 
-    taskset -c 0,1 python benchmarks/input.py
+    taskset -c 0,1 python benchmarks/training_input.py
 """
 
 import argparse

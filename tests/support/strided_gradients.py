@@ -26,7 +26,11 @@ if sys.argv[1] == "tensorflow":  # the minimal case, for a report to TensorFlow
         gradients(lambda x, kernel: tf.nn.conv2d(x, kernel, 2, "SAME"), (1, 1, 8, 16), tf.random.normal((1, 12, 16, 8)))
 else:
     for _ in range(400):
-        n, channels, filters = 1 + generator.integers(2), generator.choice([1, 3, 8, 16]), generator.choice([4, 8, 16, 32])
+        n, channels, filters = (
+            1 + generator.integers(2),
+            generator.choice([1, 3, 8, 16]),
+            generator.choice([4, 8, 16, 32]),
+        )
         layer = AtrousConv2D(filters, 1, strides=2, use_bias=False)
         x = tf.random.normal((n, *generator.integers(3, 40, 2), channels))
         gradients(layer.convolution_op, (1, 1, channels, filters), x)

@@ -1,0 +1,66 @@
+"""What the project says of itself agrees: package list, lowest versions, version, CI's steps."""
+
+import configparser
+import re
+from pathlib import Path
+
+import pytest
+from support import ROOT
+
+import keras_deeplab as kd
+
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / "setup.cfg")
+
+
+def lines(text):
+    return [line for line in text.strip().splitlines() if line]
+
+
+def test_the_package_list_is_what_is_there():
+    tops = {"keras_deeplab": "keras_deeplab", "recipes": "keras_deeplab.recipes", "convert": "keras_deeplab.convert"}
+    there = set()
+    for top, package in tops.items():
+        for path in (ROOT / top).rglob("__init__.py"):
+            there.add(".".join([package, *path.parent.relative_to(ROOT / top).parts]))
+    assert set(lines(SETUP["options"]["packages"])) == there
+    assert lines(SETUP["options"]["package_dir"]) == [f"{package} = {top}" for top, package in tops.items()]
+
+
+def test_the_lowest_versions_are_those_that_ci_tests():
+    bounds = dict(
+        re.match(r"([\w-]+) >= ([\d.]+)", line).groups() for line in lines(SETUP["options"]["install_requires"])
+    )
+    pinned = dict(line.split("==") for line in lines((ROOT / ".ci" / "lowest-versions.txt").read_text()))
+    assert bounds.keys() == pinned.keys()
+    assert all(pinned[name] == bound or pinned[name] == f"{bound}.0" for name, bound in bounds.items())
+
+
+def test_keras_is_below_version_4_and_python_is_what_the_classifiers_say():
+    assert "keras >= 3.12, < 4" in lines(SETUP["options"]["install_requires"])
+    minor = [int(version) for version in re.findall(r"Python :: 3\.(\d+)", SETUP["metadata"]["classifiers"])]
+    assert SETUP["options"]["python_requires"] == f">=3.{min(minor)}, <3.{max(minor) + 1}"
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert [int(version) for version in re.findall(r'"3\.(\d+)"', workflow)][: len(minor)] == minor
+
+
+def test_one_version_everywhere():
+    assert re.search(rf"^version: {re.escape(kd.__version__)}$", (ROOT / "CITATION.cff").read_text(), re.M)
+    assert f"## {kd.__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_workflow_runs_what_ci_runs():
+    steps = re.findall(r"run: (.*)", (ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert steps == [".ci/run newest", ".ci/run lowest"]
+    script = (ROOT / ".ci" / "run").read_text()
+    for path in re.findall(r"tests/[\w/.]+", script.partition("lowest() {")[2]):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "README.md", "CHANGELOG.md", "RELEASE.md"])
+def test_files_that_pages_name_are_there(name):
+    for path in re.findall(
+        r"`((?:keras_deeplab|tests|docs|catalog|networks|commands|training|data)/[\w/.]+\.\w+)`",
+        (ROOT / name).read_text(),
+    ):
+        assert (ROOT / path).exists() or (ROOT / "keras_deeplab" / path).exists() or Path(path).suffix == ".npz", path
