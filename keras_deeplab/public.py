@@ -1,4 +1,4 @@
-"""Everything that `import keras_deeplab` offers. The names of `__all__` are stable: one that changes works one release longer."""
+"""Everything that `import keras_deeplab` offers. The names are stable: one that changes works one release longer."""
 
 from keras_deeplab.catalog.protocol import Protocol
 from keras_deeplab.data.folder import check as check_folder
