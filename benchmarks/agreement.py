@@ -1,12 +1,12 @@
-"""Every row, or those named, beside the original: logits, label maps, mIoU and time.
+"""Compares logits, label maps, mIoU and time with the original, for the named rows or for all.
 
     python benchmarks/agreement.py --original PYTHON [--narrow] [ROW ...]
 
-PYTHON has mmsegmentation 1.2.2 (see tests/golden/make_networks.py). It builds each row's network from the original's own
-configuration with weights drawn at random, writes them to a file, and segments drawn pictures; this process reads the file
-by `from_preset` and does the same. --narrow takes an eighth of the width, for all rows in minutes. Rows that share network
-and test protocol are compared once. Writes docs/agreement.json, which keeps what earlier runs found of other rows, and the
-table docs/agreement.md.
+PYTHON is an interpreter with mmsegmentation 1.2.2 (see tests/golden/make_networks.py). It builds each row's network from the
+original's own configuration with random weights, writes them to a file, and segments synthetic pictures. This process reads
+the file by `from_preset` and does the same. --narrow takes an eighth of the channels: all rows in minutes. Rows with the same
+network and test protocol are compared once. Writes docs/agreement.json, which keeps the results of earlier runs for other
+rows, and the table docs/agreement.md.
 """
 
 import argparse
@@ -28,21 +28,23 @@ import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 from support.drawn import picture  # noqa: E402
 
-SIZES = ((180, 240), (210, 150))  # height, width of the pictures; the last one is timed
+SIZES = ((180, 240), (210, 150))  # height, width of the pictures in pixels; the last one is timed
 MEANS = ("mIoU", "mAcc", "aAcc")
 PAGE = """# Agreement with the original
 
-Made by `python benchmarks/agreement.py --original PYTHON`, which compares every network and test protocol of the zoo with
-mmsegmentation 1.2.2 in float32 on a CPU: weights drawn at random in a file that both read, two drawn pictures, the row's
-own test pipeline from the picture file to its label map. "Narrow" networks have an eighth of the width, and all layers, rates,
-strides, classes and protocols of the row.
+`python benchmarks/agreement.py --original PYTHON` wrote this page. It compares every network and test protocol of the
+released models with mmsegmentation 1.2.2, the original, in float32 on a CPU. Both sides read the same random weights from a
+file, and two synthetic pictures. Both run the row's own test pipeline, from the picture file to the label map. A *row* is one
+released model. "Narrow" networks have an eighth of the channels, and all layers, rates, strides, classes and protocols of the
+row.
 
-- logits: largest difference on noise of 65x97, in standard deviations of the logits.
-- labels: share of the {pixels} pixels whose labels are equal.
-- mIoU: the original's, on labels that are its own label maps with blocks of other classes and of 255; then by how many points
-  ours differs from it, and a class's IoU at most. One pixel of a class of 500 moves its IoU by 0.2 points.
-- seconds: of the original and of ours for one picture, file to label map, on as many threads as the line says. Read them
-  within a line only: other programs ran on the machine.
+- logits: the largest difference on noise of 65x97, in standard deviations of the logits.
+- labels: the share of the {pixels} pixels whose labels are equal.
+- mIoU: the original's, in percent. The labels are its own label maps, with some blocks replaced by other classes and by 255.
+- differs, class IoU: by how many points our mIoU, and at most our IoU of a class, differ from the original's. If a class has
+  500 pixels, one pixel moves its IoU by 0.2 points.
+- seconds: the time of the original and of ours for one picture, from file to label map, on the number of threads in the line.
+  Compare them only within a line: other programs ran on the machine.
 
 {summary}
 
@@ -51,33 +53,35 @@ strides, classes and protocols of the row.
 
 
 def rows_of(names):
-    """The rows named; without names, one of each network and protocol."""
+    """The named rows; without names, one row of each network and test protocol."""
     from keras_deeplab.catalog import rows
 
     if names:
         return [rows.find(name) for name in names]
-    distinct = {}
+    first_rows = {}
     for row in rows.ROWS.values():
-        distinct.setdefault(repr((row.class_name, row.architecture, row.protocol)), row)
-    return list(distinct.values())
+        first_rows.setdefault(repr((row.class_name, row.architecture, row.protocol)), row)
+    return list(first_rows.values())
 
 
-def ask(process, row, folder):
-    """Has the original compare a row."""
+def run_original(process, row, folder):
+    """Lets the original process a row and write its results to `folder`; see original_agreement.py."""
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(f"{row.name} {folder}\n")
     if process.stdout.readline() != "done\n":
-        raise SystemExit("The original ended: its interpreter needs what tests/golden/make_networks.py needs.")
+        raise SystemExit(
+            "The original's process ended. Its interpreter needs the packages that tests/golden/make_networks.py names."
+        )
 
 
 def compare(process, row, folder, narrow):
-    """The figures of one row."""
+    """Compares one row; returns its entry of agreement.json."""
     import keras_deeplab as kd
 
     (folder / "images").mkdir()
     for i, size in enumerate(SIZES):
         Image.fromarray(picture(*size, seed=i)).save(folder / "images" / f"{i}.png")
-    ask(process, row, folder)
+    run_original(process, row, folder)
     theirs = json.loads((folder / "scores.json").read_text())
     model = getattr(kd, row.class_name).from_preset(row.name, weights=folder / "row.pth")
     logits, expected = np.asarray(model(np.load(folder / "noise.npy"))), np.load(folder / "logits.npy")
@@ -90,8 +94,8 @@ def compare(process, row, folder, narrow):
         pixels += labels.size
     ours = kd.evaluate(model, folder / "images", folder / "labels", progress=False)
     if [value is None for value in ours["IoU"]] != [value is None for value in theirs["IoU"]]:
-        raise SystemExit(f"{row.name}: other classes occur than in the original.")
-    classes = [abs(a - b) for a, b in zip(ours["IoU"], theirs["IoU"], strict=True) if a is not None]
+        raise SystemExit(f"{row.name}: the classes that occur are not those of the original.")
+    iou_differences = [abs(a - b) for a, b in zip(ours["IoU"], theirs["IoU"], strict=True) if a is not None]
     return {
         "row": row.name,
         "narrow": narrow,
@@ -99,7 +103,7 @@ def compare(process, row, folder, narrow):
         "labels": equal / pixels,
         "mIoU": theirs["mIoU"],
         **{f"{name} difference": abs(ours[name] - theirs[name]) for name in MEANS},
-        "IoU difference": 100 * max(classes),
+        "IoU difference": 100 * max(iou_differences),
         "original seconds": theirs["seconds"][-1],
         "seconds": seconds[-1],
         "threads": int(os.environ["OMP_NUM_THREADS"]),
@@ -107,11 +111,11 @@ def compare(process, row, folder, narrow):
     }
 
 
-def page(found):
-    """The Markdown page of all figures."""
+def page(entries):
+    """The Markdown page of all entries of agreement.json."""
     tables, summary = [], []
     for narrow, title in ((False, "Full size"), (True, "Narrow")):
-        chosen = [figures for figures in found if figures["narrow"] == narrow]
+        chosen = [entry for entry in entries if entry["narrow"] == narrow]
         if not chosen:
             continue
         lines = [
@@ -119,26 +123,27 @@ def page(found):
             "| row | logits | labels | mIoU | differs | class IoU | threads | seconds, original | ours |",
             "|---|---|---|---|---|---|---|---|---|",
         ]
-        for f in sorted(chosen, key=lambda figures: figures["row"]):
+        for entry in sorted(chosen, key=lambda entry: entry["row"]):
             cells = (
-                f["row"],
-                f"{f['logits']:.1e}",
-                f"{100 * f['labels']:.4f} %",
-                f"{f['mIoU']:.2f}",
-                f"{f['mIoU difference']:.4f}",
-                f"{f['IoU difference']:.3f}",
-                f"{f['threads']}",
-                f"{f['original seconds']:.2f}",
-                f"{f['seconds']:.2f}",
+                entry["row"],
+                f"{entry['logits']:.1e}",
+                f"{100 * entry['labels']:.4f} %",
+                f"{entry['mIoU']:.2f}",
+                f"{entry['mIoU difference']:.4f}",
+                f"{entry['IoU difference']:.3f}",
+                f"{entry['threads']}",
+                f"{entry['original seconds']:.2f}",
+                f"{entry['seconds']:.2f}",
             )
             lines.append(f"| {' | '.join(cells)} |")
         tables.append("\n".join(lines))
-        logits, least = max(f["logits"] for f in chosen), 100 * min(f["labels"] for f in chosen)
+        logits = max(entry["logits"] for entry in chosen)
+        equal_labels = 100 * min(entry["labels"] for entry in chosen)
         differences = ", ".join(
-            f"{name} within {max(f[f'{name} difference'] for f in chosen):.4f} points" for name in MEANS
+            f"{name} within {max(entry[f'{name} difference'] for entry in chosen):.4f} points" for name in MEANS
         )
         summary.append(
-            f"{title}, {len(chosen)} rows: logits within {logits:.1e}; at least {least:.4f} % of the labels equal; "
+            f"{title}, {len(chosen)} rows: logits within {logits:.1e}; at least {equal_labels:.4f} % of the labels equal; "
             f"{differences}."
         )
     return PAGE.format(
@@ -148,16 +153,17 @@ def page(found):
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("rows", metavar="ROW", nargs="*", help="names, full or short; all unless given")
+    arguments.add_argument("rows", metavar="ROW", nargs="*", help="names, full or short; all if none is given")
     arguments.add_argument("--original", metavar="PYTHON", required=True, help="an interpreter that has mmsegmentation")
-    arguments.add_argument("--narrow", action="store_true", help="an eighth of the width")
-    arguments.add_argument("--threads", type=int, default=os.cpu_count(), help="of either side")
-    arguments.add_argument("--to", metavar="DIR", default=ROOT / "docs", type=Path, help="for agreement.json and .md")
+    arguments.add_argument("--narrow", action="store_true", help="an eighth of the channels")
+    arguments.add_argument("--threads", type=int, default=os.cpu_count(), help="number of threads of each side")
+    arguments.add_argument("--to", metavar="DIR", default=ROOT / "docs", type=Path, help="folder of the results")
     options = arguments.parse_args()
     for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-        os.environ[name] = str(options.threads)  # read by PyTorch and by TensorFlow when they start
+        os.environ[name] = str(options.threads)  # PyTorch and TensorFlow read it when they start
     state = options.to / "agreement.json"
-    found = {(f["row"], f["narrow"]): f for f in (json.loads(state.read_text()) if state.exists() else [])}
+    earlier = json.loads(state.read_text()) if state.exists() else []
+    entries = {(entry["row"], entry["narrow"]): entry for entry in earlier}
     command = [
         options.original,
         str(ROOT / "benchmarks" / "original_agreement.py"),
@@ -167,15 +173,15 @@ def main():
     try:
         for row in rows_of(options.rows):
             with tempfile.TemporaryDirectory() as folder:
-                figures = found[row.name, options.narrow] = compare(process, row, Path(folder), options.narrow)
+                entry = entries[row.name, options.narrow] = compare(process, row, Path(folder), options.narrow)
             print(
-                f"{row.name}: logits {figures['logits']:.1e}, labels {100 * figures['labels']:.4f} %, mIoU "
-                f"{figures['mIoU']:.2f} differs by {figures['mIoU difference']:.4f}, {figures['original seconds']:.1f} s, "
-                f"ours {figures['seconds']:.1f} s",
+                f"{row.name}: logits {entry['logits']:.1e}, labels {100 * entry['labels']:.4f} %, mIoU "
+                f"{entry['mIoU']:.2f} differs by {entry['mIoU difference']:.4f}, {entry['original seconds']:.1f} s, "
+                f"ours {entry['seconds']:.1f} s",
                 flush=True,
             )
-            state.write_text(json.dumps(list(found.values()), indent=1) + "\n")
-            (options.to / "agreement.md").write_text(page(found.values()))
+            state.write_text(json.dumps(list(entries.values()), indent=1) + "\n")
+            (options.to / "agreement.md").write_text(page(entries.values()))
     finally:
         process.kill()
         process.wait()

@@ -1,17 +1,25 @@
-"""How fast this package is beside the original, each line measured in turns in one run:
+"""Measures time and memory of this package and of the original, side by side in one run.
 
     python benchmarks/compare.py [LINE...] [--original PYTHON | --before DIR] [--rows ROW...] [--size H W] [--turns N]
                                  [--json FILE] [--markdown FILE] [--plot DIR]
 
-LINE is any of: network (logits of a picture, beside a matrix product's speed), step (of training), segment (a file in, a
-label map out: whole, sliding window, ms+flip), serving (the same by an exported SavedModel), input (pairs for training, see
-training_input.py), memory (peak of a pass), growth (time and memory against picture size, classes and batch), conversion (a
-released file to a model); all of them if none is named. PYTHON is an interpreter with mmsegmentation (see
-tests/golden/make_networks.py); without it only our side is measured.
+LINE names what to measure; without a name, all of these:
 
-Each side is a process of its own; they take turns, one computes at a time. Of the original's ways (eager and torch.compile,
-contiguous and channels-last, for bfloat16 lines float32 and bfloat16) each is timed first and the fastest takes the turns.
-Both sides have the same weights and input, and a line says so if their results differ.
+    network     logits of a picture, beside the speed of a matrix product
+    step        a training step
+    segment     a picture file in, a label map out: whole, sliding window, multi-scale and flip (ms+flip)
+    serving     the same, by an exported SavedModel
+    input       pairs for training, see training_input.py
+    memory      peak memory of a pass
+    growth      time and memory against picture size, number of classes and batch
+    conversion  a released file in, a model out
+
+PYTHON is an interpreter with mmsegmentation (see tests/golden/make_networks.py). Without it only our side is measured.
+
+Each side is a process of its own. They take turns, and only one computes at a time. The original can run in several ways:
+eager or torch.compile, contiguous or channels-last tensors, and for bfloat16 lines float32 or bfloat16. Each way is timed
+first, and the fastest takes part in the turns. Both sides have the same weights and input. If their results differ, the line
+says so.
 """
 
 import argparse
@@ -56,34 +64,37 @@ ROWS = {
 PRECISIONS = ("float32", "bfloat16")
 EAGER = [dict(channels_last=last) for last in (False, True)]
 WAYS = [dict(compiled=compiled, **way) for compiled in (False, True) for way in EAGER]
-REST = 0.25  # seconds between two turns: the threads of the side that was at work spin for a while
-TRIALS, TRIAL_SECONDS = 3, 20.0  # passes of each of the original's ways, fewer if they take long
-INPUT_SECONDS = 4.0  # of a turn
+PAUSE = 0.25  # seconds between two turns, in which the threads of the side before stop spinning
+TRIALS, TRIAL_SECONDS = 3, 20.0  # passes of each way of the original, fewer if they take longer than that
+INPUT_SECONDS = 4.0  # of a turn of the line "input"
 
 
 @contextlib.contextmanager
 def sides(options):
-    """Our process and the original's, or None."""
+    """Our worker and the original's; None in its place if it is not measured."""
     with contextlib.ExitStack() as stack:
         other = options.original, "original.py"
         if options.before:
             other = sys.executable, str(Path(options.before, "benchmarks", "ours.py").resolve())
         commands = [(sys.executable, "ours.py"), other]
-        yield [stack.enter_context(contextlib.closing(Worker(*c))) if c[0] else None for c in commands]
+        yield [
+            stack.enter_context(contextlib.closing(Worker(*command))) if command[0] else None for command in commands
+        ]
 
 
 def measure(options, line, kind, job, *, precisions=PRECISIONS, ways=({},), peak=None, turns=None, **facts):
-    """Lines of one job, a dict for each precision: seconds of every turn, what the original's ways took, memory.
+    """Measures one job in one pair of processes; yields a line for each precision.
 
-    All run in one pair of processes; memory is that of the job alone if there is one precision and one way. With one turn
-    there is nothing to interleave: our process ends before the original passes, since both may not fit into memory.
+    A line is a dict with the seconds of every turn, the time of each way of the original, and memory. The memory is that of
+    the job alone only if there is one precision and one way. With a single turn, our process ends before the original's
+    passes begin, because both may not fit into memory.
 
     Args:
-        line: what is measured, for people.
-        kind, job: of the workers' makers, and its options.
-        ways: options of the original's maker; each is tried in every precision.
-        peak: side of a matrix product to run in the same turns, if the share of its speed is asked for.
-        turns: of each side, if not the command's.
+        line: what is measured, in words.
+        kind, job: the maker of the workers, and its options.
+        ways: options of the original's maker; each way is tried in every precision.
+        peak: width of a square matrix whose product runs in the same turns, to compare its speed; None for no product.
+        turns: of each side; default the command's.
         facts: copied into each line.
     """
     job, turns = {**job, "is_narrow": options.narrow}, turns or options.turns
@@ -95,11 +106,12 @@ def measure(options, line, kind, job, *, precisions=PRECISIONS, ways=({},), peak
         if turns == 1 and not peak:
             seconds, runs = take_turns(1, runs), {}
             ours.close()
-        tried = try_ways(theirs, kind, job, precisions, ways) if theirs else {}
+        way_results = try_ways(theirs, kind, job, precisions, ways) if theirs else {}
         for p in precisions:
-            fair = {key: way for key, way in tried.items() if p == "bfloat16" or way["precision"] == p}
-            if fair:
-                best[p] = min(fair, key=lambda key: fair[key]["seconds"] or 0)
+            # A bfloat16 line may use float32, but not the other way round.
+            allowed = {key: way for key, way in way_results.items() if p == "bfloat16" or way["precision"] == p}
+            if allowed:
+                best[p] = min(allowed, key=lambda key: allowed[key]["seconds"] or 0)
                 runs["original", p] = theirs, best[p]
         if peak:
             for side, p in itertools.product(filter(None, (ours, theirs)), precisions):
@@ -110,9 +122,9 @@ def measure(options, line, kind, job, *, precisions=PRECISIONS, ways=({},), peak
         result = {"line": f"{line}, {p}", "precision": p, **facts, "versions": versions}
         result["ours"] = {"seconds": seconds["ours", p], "memory": made[p]["memory"]}
         if p in best:
-            chosen = tried[best[p]]
+            chosen = way_results[best[p]]
             result["original"] = {"seconds": seconds["original", p], "memory": chosen["memory"], "way": best[p]}
-            result["ways"] = {key: way["seconds"] for key, way in tried.items()}  # None if there was no choice
+            result["ways"] = {key: way["seconds"] for key, way in way_results.items()}  # None if there is one way
             result["differs"] = differs(
                 made[p]["result"], chosen["result"], exact=p == chosen["precision"] == "float32"
             )
@@ -124,37 +136,44 @@ def measure(options, line, kind, job, *, precisions=PRECISIONS, ways=({},), peak
 
 
 def versions_of(*sides):
+    """{software: version} of all sides that are not None."""
     return {name: version for side in sides if side for name, version in side.ask(about=True).items()}
 
 
 def try_ways(worker, kind, job, precisions, ways):
-    """{name: what the worker answered, its precision, and the best time of some passes} of each of the original's ways.
+    """Times each way of the original in each precision.
 
-    The time is None where there is but one.
+    Returns:
+        {name of the way: the worker's answer, with "precision" and "seconds", the best time of some passes}. The time is
+        None if there is only one way.
     """
-    tried = {}
+    way_results = {}
     for p, way in itertools.product(precisions, ways):
         key = " ".join([p, *(name.replace("_", "-") for name, on in way.items() if on)])
-        tried[key] = worker.ask(make=kind, key=key, precision=p, **job, **way)
+        way_results[key] = worker.ask(make=kind, key=key, precision=p, **job, **way)
         trials = []
         while len(precisions) * len(ways) > 1 and len(trials) < TRIALS and sum(trials) < TRIAL_SECONDS:
             trials.append(worker.ask(run=key)["seconds"])
-        tried[key] |= dict(precision=p, seconds=min(trials, default=None))
-    return tried
+        way_results[key] |= dict(precision=p, seconds=min(trials, default=None))
+    return way_results
 
 
 def take_turns(turns, runs):
-    """{name: seconds of each turn} of runs (worker, key)."""
+    """Runs each (worker, key) of {name: (worker, key)} once in every turn. Returns {name: seconds of each turn}."""
     seconds = {name: [] for name in runs}
     for _ in range(turns):
         for name, (worker, key) in runs.items():
-            time.sleep(REST)
+            time.sleep(PAUSE)
             seconds[name].append(worker.ask(run=key)["seconds"])
     return seconds
 
 
 def differs(ours, theirs, exact):
-    """How the results differ, in words, or None: labels on more than 2 % of the pixels, else 0.1 % of the largest value."""
+    """How the results differ, in words, or None if they agree.
+
+    Labels may differ on 2 % of the pixels, other results by 0.1 % of the largest value. Only float32 results (`exact`) are
+    compared; of bfloat16 results only the shapes.
+    """
     ours, theirs = np.array(ours), np.array(theirs)
     if ours.shape != theirs.shape:
         return f"shapes {ours.shape} and {theirs.shape}"
@@ -166,12 +185,14 @@ def differs(ours, theirs, exact):
 
 
 def title(row, size=None):
+    """A short name such as "V3+ R-50 512x1024"."""
     row = find_row(row)
     name = {"DeepLabV3": "V3", "DeepLabV3Plus": "V3+"}[row.class_name]
     return f"{name} R-{row.backbone[1:]}" + ("" if size is None else f" {size[0]}x{size[1]}")
 
 
 def network(options, rows):
+    """Logits of one picture."""
     for row in rows:
         size = options.size or find_row(row).crop
         job = dict(row=row, size=size)
@@ -179,6 +200,7 @@ def network(options, rows):
 
 
 def step(options, rows):
+    """A training step of two crops."""
     for row in rows:
         size = options.size or (256, 256)
         job = dict(row=row, size=size, batch=2)
@@ -187,7 +209,7 @@ def step(options, rows):
 
 @contextlib.contextmanager
 def picture_file(size):
-    """A picture of the size (height, width), and the box that it fits without being resized."""
+    """A temporary picture file of the size (height, width), and the box into which it fits without being resized."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "picture.png")
         Image.fromarray(picture(*size, seed=0)).save(path)
@@ -195,7 +217,7 @@ def picture_file(size):
 
 
 def segment(options, rows):
-    """Of half the size with ms+flip, which is 17 times the work."""
+    """A picture file in, a label map out. Pictures have half the height and width with ms+flip, which is 17 times the work."""
     for row, flip in itertools.product(rows, (False, True)):
         size = options.size or ((512, 1024) if flip else (1024, 2048))
         mode = find_row(row).protocol.mode + (", ms+flip" if flip else "")
@@ -206,7 +228,7 @@ def segment(options, rows):
 
 
 def serving(options, rows):
-    """One picture a request, no network between."""
+    """Requests of one picture to the SavedModel, in the process that loaded it."""
     for row in rows:
         size = options.size or find_row(row).crop
         with picture_file(size) as file:
@@ -214,36 +236,36 @@ def serving(options, rows):
 
 
 def input_pipeline(options, _):
-    """Its seconds are those of a pair; the row is Cityscapes' whatever the network."""
+    """Seconds of one pair of the training input. It is that of Cityscapes' rows, the same for every network."""
     size, turn_seconds = options.size or (1024, 2048), 0.1 if options.narrow else INPUT_SECONDS
     with sides(options) as workers:
         versions = versions_of(*workers)
     rates = training_input.rates(options.original, size, turn_seconds, options.turns)
-    found = {name: dict(seconds=[1 / rate for rate in values], memory=0) for name, values in rates.items()}
+    sources = {name: dict(seconds=[1 / rate for rate in values], memory=0) for name, values in rates.items()}
     label = f"pair for training: {size[0]}x{size[1]}, crop 512x1024"
-    line = dict(line=label, precision="float32", versions=versions, ours=found[training_input.OURS])
+    line = dict(line=label, precision="float32", versions=versions, ours=sources[training_input.OURS])
     if options.original:
-        line["original"] = {**found[training_input.ORIGINAL], "way": "two processes"}
+        line["original"] = {**sources[training_input.ORIGINAL], "way": "two processes"}
     yield line
 
 
 def memory(options, rows):
-    """Each in processes of its own, the original eager and contiguous."""
+    """Peak memory of a pass. Each line has processes of its own; the original is eager and contiguous."""
     size, crop = options.size or (1024, 2048), options.size or (256, 256)
     for row, p in itertools.product(rows, PRECISIONS):
         shape = options.size or find_row(row).crop
-        only = dict(precisions=[p], turns=1)
-        yield from measure(options, f"logits: {title(row, shape)}", "forward", dict(row=row, size=shape), **only)
+        once = dict(precisions=[p], turns=1)
+        yield from measure(options, f"logits: {title(row, shape)}", "forward", dict(row=row, size=shape), **once)
         with picture_file(size) as file:
             for classes in (19, 150):
                 job = dict(row=row, classes=classes, **file)
-                yield from measure(options, f"label map: {title(row, size)}, {classes} classes", "segment", job, **only)
+                yield from measure(options, f"label map: {title(row, size)}, {classes} classes", "segment", job, **once)
         job = dict(row=row, size=crop, batch=2)
-        yield from measure(options, f"training step: {title(row, crop)} batch 2", "step", job, **only)
+        yield from measure(options, f"training step: {title(row, crop)} batch 2", "step", job, **once)
 
 
 def growth(options, rows):
-    """One thing grows at a time, from the logits or label map of a picture of half a megapixel; a failed point is left out."""
+    """Time and memory while picture size, number of classes or batch grows, one at a time; failed points are left out."""
     height, width = options.size or (512, 1024)
     for row, p in itertools.product(rows, PRECISIONS):
         points = []
@@ -263,10 +285,11 @@ def growth(options, rows):
                 try:
                     yield from measure(options, f"{title(row)} {x:.3g} {sweep}", kind, job, **facts)
                 except WorkerEnded as error:
-                    print(f"left out: {error}", file=sys.stderr)
+                    print(f"warning: a point is left out: {error}", file=sys.stderr)
 
 
 def conversion(options, rows):
+    """A released file in, a model out."""
     with tempfile.TemporaryDirectory() as folder:
         for row in rows:
             job = dict(row=row, checkpoint=str(Path(folder, "checkpoint.pth")))
@@ -287,38 +310,46 @@ LINES = dict(
 
 def main(argv):
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("lines", nargs="*", metavar="LINE", help=f"{', '.join(LINES)}; all if none is named")
+    arguments.add_argument(
+        "lines", nargs="*", metavar="LINE", help=f"one or more of {', '.join(LINES)}; all if none is named"
+    )
     arguments.add_argument("--original", metavar="PYTHON", help="an interpreter that has mmsegmentation")
-    arguments.add_argument("--before", metavar="DIR", help="a checkout of an earlier version in the original's place")
-    arguments.add_argument("--rows", nargs="+", metavar="ROW", help="released models, in place of the line's own")
     arguments.add_argument(
-        "--size", nargs=2, type=command_line.positive, metavar=("H", "W"), help="pixels, for every line"
+        "--before", metavar="DIR", help="a checkout of an earlier version, to compare with in place of the original"
     )
-    arguments.add_argument("--turns", type=command_line.positive, default=8, help="of each side")
-    arguments.add_argument("--points", type=command_line.positive, default=6, help="of each curve of growth, at most")
     arguments.add_argument(
-        "--narrow", action="store_true", help="networks an eighth as wide, to try the command itself"
+        "--rows", nargs="+", metavar="ROW", help="released models to measure, in place of the line's own"
     )
-    arguments.add_argument("--json", metavar="FILE", help="keeps every turn; lines measured before stay in the file")
-    arguments.add_argument("--markdown", metavar="FILE", help="fills the tables of such a page as docs/performance.md")
-    arguments.add_argument("--plot", metavar="DIR", help="draws ratios.svg and growth.svg")
+    arguments.add_argument(
+        "--size", nargs=2, type=command_line.positive_integer, metavar=("H", "W"), help="of pictures, in pixels"
+    )
+    arguments.add_argument("--turns", type=command_line.positive_integer, default=8, help="turns of each side")
+    arguments.add_argument(
+        "--points", type=command_line.positive_integer, default=6, help="most points of a growth curve"
+    )
+    arguments.add_argument(
+        "--narrow", action="store_true", help="networks with an eighth of the channels, to try the command itself"
+    )
+    arguments.add_argument("--json", metavar="FILE", help="add every turn to this file; other lines stay in it")
+    arguments.add_argument("--markdown", metavar="FILE", help="fill the tables of a page such as docs/performance.md")
+    arguments.add_argument("--plot", metavar="DIR", help="draw ratios.svg and growth.svg in this folder")
     options = arguments.parse_args(argv)
     if unknown := set(options.lines) - set(LINES):
-        raise ValueError(f"A line is one of {', '.join(LINES)}. Received: {', '.join(sorted(unknown))}.")
+        raise ValueError(f"LINE must be one of {', '.join(LINES)}. Received: {', '.join(sorted(unknown))}.")
     if options.before and not Path(options.before, "benchmarks", "ours.py").exists():
-        raise ValueError(f"--before is a checkout of keras_deeplab. There is none: {options.before}.")
+        raise ValueError(f"--before must be a checkout of keras_deeplab. Received: {options.before}.")
     if options.original and not shutil.which(options.original):
-        raise ValueError(f"--original is an interpreter that has mmsegmentation. There is none: {options.original}.")
+        raise ValueError(f"--original must be an interpreter with mmsegmentation. Received: {options.original}.")
     rows = [find_row(row).name for row in options.rows or ()]
-    kept = Path(options.json) if options.json else None
-    if kept:
-        report.keep(kept, {})  # a file that cannot be written is an error now, not after hours
+    results_file = Path(options.json) if options.json else None
+    if results_file:
+        report.keep(results_file, {})  # a file that cannot be written fails now and not after hours of work
     results = {}
     for name in options.lines or LINES:
         print(f"\n{name}", flush=True)
         for line in LINES[name](options, rows or ROWS[name]):
             print("  ".join(report.cells(name, line)), flush=True)
-            results = report.keep(kept, {name: [line]}, results)
+            results = report.keep(results_file, {name: [line]}, results)
     for name, lines in results.items():
         print(f"\n{name}")
         command_line.print_table([report.HEADS[name], *(report.cells(name, line) for line in lines)])

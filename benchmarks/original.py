@@ -1,4 +1,7 @@
-"""What compare.py times on mmsegmentation's side; run by it, see worker.py. Needs what tests/golden/make_networks.py needs."""
+"""The original's side of compare.py: what is to be timed in, a function that runs it once out. A worker process (worker.py).
+
+It needs the packages that tests/golden/make_networks.py names.
+"""
 
 import contextlib
 import sys
@@ -24,24 +27,28 @@ from worker import serve  # noqa: E402
 init_default_scope("mmseg")
 CONFIGS = networks.configs()
 torch._inductor.config.freezing = True
-torch._dynamo.config.recompile_limit = 64  # several models run the same code
+torch._dynamo.config.recompile_limit = 64  # many models in one process run the same code
 
 
 def build(row, is_narrow, classes=None, **options):
+    """The configuration and the network of a row, with random weights."""
     if classes:
         options["num_classes"] = classes
     return networks.build(CONFIGS[row], full=not is_narrow, **options)
 
 
 def arithmetic(precision):
+    """A context that computes in `precision`."""
     return torch.autocast("cpu", torch.bfloat16) if precision == "bfloat16" else contextlib.nullcontext()
 
 
 def normalised(raw):
+    """(N, H, W, 3) uint8 to (N, 3, H, W) float32, normalised."""
     return torch.from_numpy((raw.astype("float32") - networks.MEAN) / networks.STD).permute(0, 3, 1, 2).contiguous()
 
 
 def arranged(model, x, channels_last):
+    """Model and input in the memory layout channels-last, or contiguous."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return model.to(memory_format=layout), x.contiguous(memory_format=layout)
 
@@ -72,7 +79,7 @@ def product(precision, side, key=None):
 
 
 def step(row, precision, size, batch, is_narrow=False, channels_last=False, key=None):
-    """A training step: both losses, gradients, the configuration's optimizer."""
+    """A training step: both losses, gradients, the optimizer of the row's configuration."""
     cfg, model = build(row, is_narrow, dropout_ratio=0.0)
     raw, labels = (drawn[0] for drawn in batches(1, batch, *size, cfg.model.decode_head.num_classes))
     model, x = arranged(model.train(), normalised(raw), channels_last)
@@ -106,17 +113,17 @@ def segment(row, precision, picture, box, multi_scale_flip=False, is_narrow=Fals
                 data = pipeline(dict(img_path=picture))
                 batch = model.data_preprocessor(dict(inputs=[data["inputs"]], data_samples=[data["data_samples"]]))
                 with torch.no_grad():
-                    found = model.predict(**batch)[0]
+                    prediction = model.predict(**batch)[0]
                 if not multi_scale_flip:
-                    return found.pred_sem_seg.data[0].numpy().astype(np.uint8)
-                total = total + found.seg_logits.data.softmax(0) / len(pipelines)
+                    return prediction.pred_sem_seg.data[0].numpy().astype(np.uint8)
+                total = total + prediction.seg_logits.data.softmax(0) / len(pipelines)
             return total.argmax(0).numpy().astype(np.uint8)
 
     return once, {}
 
 
 def conversion(row, precision, checkpoint, is_narrow=False, key=None):
-    """A file in, a model out, as its `init_model` does it."""
+    """A released file in, a model out, as mmsegmentation's `init_model` loads it."""
     cfg, _ = build(row, is_narrow)
 
     def once():
@@ -132,6 +139,7 @@ MAKERS = dict(forward=forward, product=product, step=step, segment=segment, serv
 
 
 def about():
+    """{software: version}."""
     return {"mmsegmentation": mmseg.__version__, "torch": torch.__version__}
 
 

@@ -1,10 +1,10 @@
-"""mmsegmentation on drawn weights and pictures; agreement.py runs it and asks for one row per line.
+"""The original's side of agreement.py: names of rows in, mmsegmentation's results out, for random weights.
 
     python original_agreement.py narrow|full
 
-Reads "ROW FOLDER" from its input. FOLDER/images holds pictures. Writes there row.pth, noise.npy and logits.npy, labels/ (its
-own label maps with blocks of other classes and 255 in them), found/ (its label maps) and scores.json, and prints "done".
-Needs what tests/golden/make_networks.py needs.
+reads lines "ROW FOLDER" from its standard input. FOLDER/images holds pictures. For each line it writes to FOLDER the files
+row.pth, noise.npy, logits.npy and scores.json, and the folders found/ (its label maps) and labels/ (its label maps with some
+blocks replaced by other classes and by 255). Then it prints "done". It needs the packages of tests/golden/make_networks.py.
 """
 
 import json
@@ -25,6 +25,7 @@ BLOCKS = 14  # in each label map
 
 
 def compare(name, folder, full):
+    """Writes the original's results for a row to `folder`; `full` builds the network at full size."""
     cfg, model = original.build(original.configs()[name], full)
     paths = sorted((folder / "images").iterdir())
     original.spread(model, paths[0], cfg)
@@ -34,13 +35,13 @@ def compare(name, folder, full):
     pipe, areas, seconds = next(original.pipelines(cfg, None)), [], []
     for i, path in enumerate(paths):
         start = time.perf_counter()
-        found = original.run(model, pipe, path)[2].argmax(0).numpy()
+        labels = original.run(model, pipe, path)[2].argmax(0).numpy()
         seconds.append(time.perf_counter() - start)
-        truth = spoilt(found, model.num_classes, np.random.default_rng(i))
-        for kind, array in (("found", found), ("labels", truth)):
+        truth = with_wrong_blocks(labels, model.num_classes, np.random.default_rng(i))
+        for kind, array in (("found", labels), ("labels", truth)):
             (folder / kind).mkdir(exist_ok=True)
             Image.fromarray(array.astype(np.uint8)).save(folder / kind / f"{path.stem}.png")
-        maps = (torch.from_numpy(array.astype(np.int64)) for array in (found, truth))
+        maps = (torch.from_numpy(array.astype(np.int64)) for array in (labels, truth))
         areas.append(IoUMetric.intersect_and_union(*maps, model.num_classes, 255))
     scores = IoUMetric.total_area_to_metrics(*(sum(column) for column in zip(*areas, strict=True)), ["mIoU"])
     means = {f"m{key}": 100 * float(np.nanmean(scores[key])) for key in ("IoU", "Acc")}
@@ -49,8 +50,8 @@ def compare(name, folder, full):
     (folder / "scores.json").write_text(json.dumps(scores))
 
 
-def spoilt(labels, classes, generator):
-    """The label map with blocks of other classes and of 255."""
+def with_wrong_blocks(labels, classes, generator):
+    """The label map with some blocks replaced by random classes and by 255."""
     labels = labels.copy()
     for _ in range(BLOCKS):
         (top, left), (height, width) = (

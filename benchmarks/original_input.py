@@ -1,8 +1,9 @@
-"""mmsegmentation's training pipeline with two worker processes; input.py runs it and asks for one batch per line.
+"""The original's side of training_input.py: mmsegmentation's training pipeline with two worker processes.
 
     python original_input.py IMAGES LABELS BATCH
 
-Needs what tests/golden/make_networks.py needs.
+makes one batch for each line of its standard input, and prints "done". It needs the packages of
+tests/golden/make_networks.py.
 """
 
 import pathlib
@@ -31,6 +32,8 @@ PIPELINE = [
 
 
 class Pairs(torch.utils.data.Dataset):
+    """Augmented examples of the files in two folders, repeated without an end."""
+
     def __init__(self, images, labels):
         self.pairs = list(zip(*(sorted(pathlib.Path(folder).iterdir()) for folder in (images, labels)), strict=True))
         init_default_scope("mmseg")
@@ -46,9 +49,10 @@ class Pairs(torch.utils.data.Dataset):
 
 
 def limit_threads(_):
+    """Leaves each worker process one thread."""
     import cv2
 
-    cv2.setNumThreads(0)  # as the released configurations have it: opencv_num_threads=0
+    cv2.setNumThreads(0)  # as in the released configurations: opencv_num_threads=0
     torch.set_num_threads(1)
 
 

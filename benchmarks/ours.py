@@ -1,4 +1,4 @@
-"""What compare.py times on our side; run by it, see worker.py."""
+"""Our side of compare.py: what is to be timed in, a function that runs it once out. A worker process (worker.py)."""
 
 import dataclasses
 import os
@@ -25,7 +25,7 @@ POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
 def build(row, precision, is_narrow, classes=None, **options):
-    """The network of a row with the drawn weights, those of the original's worker too."""
+    """The network of a row, with the same random weights as on the original's side."""
     row = rows.find(row)
     widths = {"base_channels": 64, "stem_channels": 64, **row.architecture}
     options |= {name: NARROW[name] if is_narrow else widths.get(name) for name in NARROW}
@@ -35,47 +35,49 @@ def build(row, precision, is_narrow, classes=None, **options):
 
 
 def forward(row, precision, size, batch=1, is_narrow=False, classes=None, key=None):
-    """Pictures in, logits at their size out: the folded network in a graph of any size, as `segment` runs it."""
+    """Pictures in, logits at their size out: the network with folded norms, in a graph for any size, as `segment` runs it."""
     model = build(row, precision, is_narrow, classes)
     folded = kd.fold_norms(model)
     run = tf.function(folded, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
     x = tf.constant(images(*size, batch))
 
-    def once(_kept=model):  # freed, its memory would be the pass's, which would seem to need less
+    def once(_keep_alive=model):  # a pass would use the freed model's memory again, and seem to need less
         return run(x)
 
     return once, {"flop": flop(model, batch, *size)}
 
 
 def flop(model, batch, height, width):
-    """Arithmetic of a pass's convolutions, without the products with the padding around the map."""
+    """Floating-point operations of the convolutions of one pass, without products with the padding around the map."""
     layers = [layer for layer in model.layers if "Conv" in type(layer).__name__]
     outputs = [layer.output for layer in layers]
     shapes = keras.Model(model.input, outputs).compute_output_spec(keras.KerasTensor((batch, height, width, 3)))
     total = 0
     for layer, shape in zip(layers, (output.shape for output in shapes), strict=True):
         taps = layer.kernel_size[0]
-        reach = [min(layer.dilation_rate[0], side) / side for side in shape[1:3]]
-        share = (1 - reach[0] * 2 / 3) * (1 - reach[1] * 2 / 3) if taps == 3 else 1.0
+        # Of three taps, the middle one always lies on the map. Each outer one lies in the padding for `outside` of the pixels.
+        outside = [min(layer.dilation_rate[0], side) / side for side in shape[1:3]]
+        share = (1 - outside[0] * 2 / 3) * (1 - outside[1] * 2 / 3) if taps == 3 else 1.0
         total += 2 * batch * shape[1] * shape[2] * layer.kernel.shape.num_elements() * share
     return total
 
 
 def product(precision, side, key=None):
-    """A square matrix product: the fastest arithmetic there is."""
+    """A product of two square matrices: the fastest arithmetic of the machine, to compare with."""
     a, b = (tf.cast(tf.random.normal([side, side], seed=seed), precision) for seed in (0, 1))
     return lambda: tf.matmul(a, b), {"flop": 2 * side**3}
 
 
 def step(row, precision, size, batch, is_narrow=False, key=None):
-    """A training step as recipes.train does it: both losses, gradients, the row's optimizer, built first: else Keras
-    traces the step twice. Its velocities count as memory of the first pass, as the original's do."""
+    """A training step as `keras-deeplab train` runs it: both losses, gradients, the row's optimizer."""
     model = build(row, precision, is_narrow, auxiliary_head=True, dropout=0.0)
     recipes.find(row).compile(model)
     raw, labels = (drawn[0] for drawn in batches(1, batch, *size, model.num_classes))
     raw = raw.astype("float32")
 
     def once():
+        # Without `build`, Keras traces the step twice. It is part of the first pass, so that the velocities count as its
+        # memory, as in the original.
         model.optimizer.build(model.trainable_variables)
         return [model.train_on_batch(raw, labels, return_dict=True)["loss"]]
 
@@ -89,7 +91,7 @@ def segment(row, precision, picture, box, multi_scale_flip=False, is_narrow=Fals
 
 
 def serving(row, precision, picture, box, is_narrow=False, key=None):
-    """A file's bytes in, the PNG of a label map out: a request to the exported model, the network between left out."""
+    """Bytes of a picture file in, a PNG label map out: a request to the exported model, without a connection between."""
     model = build(row, "float32", is_narrow)
     model.protocol = dataclasses.replace(model.protocol, resize=box)
     with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +107,7 @@ def serving(row, precision, picture, box, is_narrow=False, key=None):
 
 
 def conversion(row, precision, checkpoint, is_narrow=False, key=None):
-    """A released file in, a model out; the file is written first."""
+    """A released file in, a model out. Writes the file first, for the original's side too."""
     model = build(row, precision, is_narrow, auxiliary_head=True)
     Path(checkpoint).write_bytes(released(narrow.tensors(model)))
     load = getattr(kd, rows.find(row).class_name).from_preset
@@ -117,6 +119,7 @@ MAKERS = dict(forward=forward, product=product, step=step, segment=segment, serv
 
 
 def about():
+    """{software: version}."""
     return {"keras_deeplab": kd.__version__, "keras": keras.__version__, "tensorflow": tf.__version__}
 
 

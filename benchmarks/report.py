@@ -1,4 +1,4 @@
-"""Measured lines in; tables, a page's sections and pictures out."""
+"""Lines measured by compare.py in; tables, sections of a page and SVG plots out."""
 
 import datetime
 import json
@@ -23,7 +23,7 @@ COLOURS |= {("original", "float32"): "#c0392b", ("original", "bfloat16"): "#eea3
 
 
 def cells(name, line):
-    """A line as its table's cells; seconds are the best (and the median) of all turns."""
+    """The cells of a line in the table `name`. Seconds are the best of all turns, with the median in brackets."""
     ours, theirs = line["ours"], line.get("original")
     times = [seconds(ours), seconds(theirs) if theirs else "-"]
     ratio = f"{ratio_of(line):.2f}" if theirs else "-"
@@ -43,16 +43,26 @@ def cells(name, line):
 
 
 def seconds(side):
+    """The best of a side's seconds, with the median in brackets."""
     return f"{min(side['seconds']):.3g} ({np.median(side['seconds']):.3g})"
 
 
 def ratio_of(line):
-    """How often our best time goes into the original's."""
+    """The original's best time divided by ours."""
     return min(line["original"]["seconds"]) / min(line["ours"]["seconds"])
 
 
 def keep(path, results, known=None):
-    """`results` added to those of a JSON file, or to `known` without one; a line measured again replaces the former."""
+    """Adds results to those of a JSON file; a line that was measured before is replaced.
+
+    Args:
+        path: of the JSON file, which is written too; or None.
+        results: {name of the table: lines}.
+        known: earlier results, used if there is no file.
+
+    Returns:
+        All results.
+    """
     if path and path.exists():
         known = json.loads(path.read_text())
     stored = dict(known or {})
@@ -65,11 +75,13 @@ def keep(path, results, known=None):
 
 
 def machine():
-    """Processor and cores, as Linux tells them."""
+    """Processor, number of cores and matrix instructions, as Linux reports them."""
     info = Path("/proc/cpuinfo").read_text()
     model = re.search(r"model name\s*: (.*)", info)
-    units = [unit for unit in ("avx512_bf16", "amx_bf16") if unit in info]
-    return f"{model[1] if model else platform.machine()}, {len(os.sched_getaffinity(0))} cores, {' '.join(units)}"
+    instructions = [name for name in ("avx512_bf16", "amx_bf16") if name in info]
+    return (
+        f"{model[1] if model else platform.machine()}, {len(os.sched_getaffinity(0))} cores, {' '.join(instructions)}"
+    )
 
 
 def fill(path, results):
@@ -78,25 +90,28 @@ def fill(path, results):
     for name, lines in results.items():
         section = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
         if not section.search(page):
-            raise ValueError(f"A table goes between <!-- {name} --> and <!-- /{name} -->. {path} has no such lines.")
+            raise ValueError(
+                f"The page must have the lines <!-- {name} --> and <!-- /{name} -->, between which the table is written. "
+                f"Received: {path}, which has not."
+            )
         rows = [HEADS[name], ["---"] * len(HEADS[name]), *(cells(name, line) for line in lines)]
         text = "\n".join(f"| {' | '.join(row)} |" for row in rows)
         page = section.sub(
-            lambda found, text=text, lines=lines: f"{found[1]}{text}\n\n{origin(lines)}\n{found[2]}", page
+            lambda match, text=text, lines=lines: f"{match[1]}{text}\n\n{origin(lines)}\n{match[2]}", page
         )
     path.write_text(page)
 
 
 def origin(lines):
-    """Where, when and with what some lines were measured."""
+    """The sentence below a table: machine, software, date and number of turns of its lines."""
     software = {f"{name} {version}" for line in lines for name, version in line["versions"].items()}
     turns = {str(len(line["ours"]["seconds"])) for line in lines}
-    said = [{line["machine"] for line in lines}, software, {line["date"] for line in lines}]
-    return "; ".join(", ".join(sorted(part)) for part in said) + f"; {' or '.join(sorted(turns))} turns of each side."
+    parts = [{line["machine"] for line in lines}, software, {line["date"] for line in lines}]
+    return "; ".join(", ".join(sorted(part)) for part in parts) + f"; {' or '.join(sorted(turns))} turns of each side."
 
 
 def plot(folder, results):
-    """ratios.svg: how many times faster; growth.svg: seconds and MiB against what grows."""
+    """Draws ratios.svg, how many times faster ours is, and growth.svg, seconds and MiB against what grows."""
     folder.mkdir(parents=True, exist_ok=True)
     kinds = [name for name, head in HEADS.items() if head[: len(TIMES)] == TIMES and name in results]
     lines = [line for name in kinds for line in results[name] if "original" in line]
@@ -107,7 +122,7 @@ def plot(folder, results):
 
 
 def bars(lines):
-    """A bar per line, original / ours, from 0; the upright stands at 1."""
+    """A bar for each line: original / ours, from 0. The vertical line stands at 1."""
     scale = 400 / max(max(map(ratio_of, lines)), 1.0)
     yield text(430, 16, "original's best time / ours", "middle")
     for i, line in enumerate(lines):
@@ -119,13 +134,15 @@ def bars(lines):
 
 
 def curves(lines):
-    """Panels with logarithmic axes: time above, memory below, a column for each thing that grows; of the first row."""
+    """Panels with logarithmic axes for the first row: time above, memory below, a column for each quantity that grows."""
     lines = [line for line in lines if line["row"] == lines[0]["row"]]
     measures = {"s": lambda side: min(side["seconds"]), "MiB": lambda side: max(side["memory"] / 2**20, 1)}
     for column, sweep in enumerate(dict.fromkeys(line["sweep"] for line in lines)):
         for row, (unit, value) in enumerate(measures.items()):
-            found = {key: [(p["x"], value(p[key[0]])) for p in lines if is_of(p, sweep, key)] for key in COLOURS}
-            points = [point for values in found.values() for point in values]
+            series = {
+                key: [(line["x"], value(line[key[0]])) for line in lines if is_of(line, sweep, key)] for key in COLOURS
+            }
+            points = [point for values in series.values() for point in values]
             axes = [(min(v), max(max(v), min(v) * 1.01)) for v in zip(*points, strict=True)]
             left, top = 60 + 300 * column, 30 + 250 * row
             yield f'<rect x="{left}" y="{top}" width="220" height="190" fill="none" stroke="#999"/>'
@@ -133,24 +150,29 @@ def curves(lines):
             for i, at in ((0, left), (1, left + 220)):
                 yield text(at, top + 206, short(axes[0][i]), "middle")
                 yield text(left - 4, top + 190 - 180 * i, short(axes[1][i]), "end")
-            for key, values in found.items():
-                spots = [(left + 220 * on(axes[0], x), top + 190 - 190 * on(axes[1], y)) for x, y in sorted(values)]
-                yield path_of(spots, COLOURS[key]) if spots else ""
+            for key, values in series.items():
+                curve = [
+                    (left + 220 * position(axes[0], x), top + 190 - 190 * position(axes[1], y))
+                    for x, y in sorted(values)
+                ]
+                yield path_of(curve, COLOURS[key]) if curve else ""
     for i, (key, colour) in enumerate(COLOURS.items()):
         yield text(60 + 200 * i, 530, " ".join(key), colour=colour)
 
 
 def short(number):
+    """A number with three digits at most, or as a whole number."""
     return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def is_of(line, sweep, key):
+    """Whether a line belongs to the curve `key` (side, precision) of what grows."""
     side, precision = key
     return line["sweep"] == sweep and line["precision"] == precision and side in line
 
 
-def on(axis, value):
-    """0..1: where a value lies on a logarithmic axis (from, to)."""
+def position(axis, value):
+    """Where a value lies on a logarithmic axis (from, to), as 0..1."""
     return math.log(value / axis[0]) / math.log(axis[1] / axis[0])
 
 
@@ -159,8 +181,8 @@ def text(x, y, words, anchor="start", colour="#222"):
 
 
 def path_of(points, colour):
-    spots = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polyline points="{spots}" fill="none" stroke="{colour}" stroke-width="2"/>'
+    corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return f'<polyline points="{corners}" fill="none" stroke="{colour}" stroke-width="2"/>'
 
 
 def svg(width, height, parts):

@@ -1,11 +1,11 @@
-"""What serving costs beside the network itself, and what bfloat16 and warm-up requests gain:
+"""Measures what serving costs beside the network alone, and what bfloat16 and warm-up requests gain.
 
     python benchmarks/serving.py [--turns N] [--size H W] [--json F]
 
-Exports DeepLabV3+ R-50 with random weights and a box of the pictures' size, in float32 and bfloat16, and prints, measured in
-turns in one run: passes per second of the bare network (pixels in, logits out, folded, one graph of known size), and requests
-per second of the SavedModels (JPEG bytes in, PNG out, one picture a request). Then, each in a fresh process, how long the
-first request takes after loading, with and without the warm-up requests, and those after it.
+Exports DeepLabV3+ R-50 with random weights and a box of the pictures' size, in float32 and bfloat16. Measured in turns, in one
+run: passes per second of the network alone (pixels in, logits out, norms folded, one graph of fixed size), and requests per
+second of the SavedModels (JPEG bytes in, PNG out, one picture a request). Then, each in a new process, the time of the first
+request after loading, with and without warm-up requests, and of later requests.
 """
 
 import argparse
@@ -25,8 +25,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import numpy as np  # noqa: E402
 
 ROW = "r50_cityscapes"
-STEADY = 5  # requests after the first
-FIRST = """
+LATER_REQUESTS = 5  # after the first
+TIMED_REQUESTS = """
 import json, sys, time
 import tensorflow as tf
 from keras_deeplab.serving.warmup import warmup_requests
@@ -46,7 +46,17 @@ print(json.dumps(times))
 
 
 def rates(served, folded, picture, turns):
-    """{what: [passes per second]}, one after another in every turn, after one pass that does not count."""
+    """Runs the network alone and the SavedModels one after another in every turn, after one turn that does not count.
+
+    Args:
+        served: {precision: signatures of the SavedModel}.
+        folded: the network with folded norms.
+        picture: bytes of a JPEG file.
+        turns: number of turns.
+
+    Returns:
+        {what runs: passes or requests per second in each turn}.
+    """
     import tensorflow as tf
 
     pixels = tf.io.decode_jpeg(picture)[None]
@@ -55,25 +65,29 @@ def rates(served, folded, picture, turns):
     for precision, signatures in served.items():
         serve = signatures["serving_default"]
         runs[f"served, {precision}"] = lambda serve=serve: serve(image_bytes=tf.constant([picture]))["label_png"]
-    found = {name: [] for name in runs}
+    per_second = {name: [] for name in runs}
     for turn in range(turns + 1):
         for name, run in runs.items():
             start = time.perf_counter()
             run().numpy()
             if turn:
-                found[name].append(1 / (time.perf_counter() - start))
-    return found
+                per_second[name].append(1 / (time.perf_counter() - start))
+    return per_second
 
 
 def first_response(folder, picture, protocol):
-    """Seconds of the first request and of the later ones, in a fresh process; warmed up for a protocol unless None."""
+    """Times requests in a new process, after warm-up requests for `protocol` unless it is None.
+
+    Returns:
+        Seconds of the first request, and the median of later ones.
+    """
     warm = json.dumps(protocol.to_dict()) if protocol else ""
-    command = [sys.executable, "-c", FIRST, str(folder), str(picture), warm, str(STEADY)]
+    command = [sys.executable, "-c", TIMED_REQUESTS, str(folder), str(picture), warm, str(LATER_REQUESTS)]
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
+    process = subprocess.run(
         command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "PYTHONPATH": paths}
     )
-    first, *later = json.loads(done.stdout.splitlines()[-1])
+    first, *later = json.loads(process.stdout.splitlines()[-1])
     return first, statistics.median(later)
 
 
@@ -87,11 +101,11 @@ def main():
     import tensorflow as tf
 
     import keras_deeplab as kd
-    from keras_deeplab.serving.verify import as_jpeg, drawn
+    from keras_deeplab.serving.verify import as_jpeg, synthetic_picture
 
     model = kd.DeepLabV3Plus.from_preset(ROW, load_weights=False)
     model.protocol = kd.Protocol("whole", resize=options.size)
-    picture = as_jpeg(np.asarray(drawn(*options.size)))
+    picture = as_jpeg(np.asarray(synthetic_picture(*options.size)))
     report = {"size": list(options.size), "turns": options.turns}
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
@@ -101,14 +115,14 @@ def main():
         served = {
             precision: tf.saved_model.load(scratch / precision).signatures for precision in ("float32", "bfloat16")
         }
-        found = rates(served, kd.fold_norms(model), picture, options.turns)
-        report["per second"] = {name: round(statistics.median(values), 4) for name, values in found.items()}
+        per_second = rates(served, kd.fold_norms(model), picture, options.turns)
+        report["per second"] = {name: round(statistics.median(values), 4) for name, values in per_second.items()}
         print(f"{'passes or requests per second':32}{'median':>9}{'best':>9}")
-        for name, values in found.items():
+        for name, values in per_second.items():
             print(f"{name:32}{statistics.median(values):9.3f}{max(values):9.3f}")
-        names = list(found)
+        names = list(per_second)
         for what, a, b in (("served / bare network", 1, 0), ("bfloat16 / float32, served", 2, 1)):
-            ratios = np.array(found[names[a]]) / np.array(found[names[b]])
+            ratios = np.array(per_second[names[a]]) / np.array(per_second[names[b]])
             low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
             report[what] = round(float(middle), 3)
             print(f"{what}: {middle:.2f} (quartiles {low:.2f}, {high:.2f})")

@@ -1,12 +1,12 @@
-"""A process that builds things to time and runs them when it is asked to: one line of JSON in, one line of JSON out.
+"""A process that builds functions and times their passes on request: one line of JSON in, one line of JSON out.
 
-    {"make": KIND, "key": KEY, **options}   builds one and passes twice:
-                                            {"result": some of what came out, "memory": peak bytes of both passes above
+    {"make": KIND, "key": KEY, **options}   builds a function and runs it twice. Answer:
+                                            {"result": sample of its result, "memory": peak bytes of both passes above
                                             what was resident before them, **facts}
-    {"run": KEY}                            one pass: {"seconds": s}
-    {"about": true}                         {software: version}
+    {"run": KEY}                            runs it once. Answer: {"seconds": s}
+    {"about": true}                         Answer: {software: version}
 
-ours.py and original.py answer; compare.py asks, one of them at a time.
+compare.py asks; ours.py and original.py answer, one of them at a time.
 """
 
 import contextlib
@@ -24,20 +24,30 @@ ROOT = Path(__file__).parents[1]
 
 
 class WorkerEnded(OSError):
-    """A worker's process ended where it should have answered."""
+    """A worker's process ended without an answer."""
 
 
 class Worker:
-    """The asking side: `ask` sends a question and waits for the answer."""
+    """Starts a worker process, which `ask` sends questions to.
+
+    Args:
+        python: the interpreter.
+        script: the script to run, relative to this folder.
+    """
 
     def __init__(self, python, script):
         self.name = f"{python} {script}"
-        self.said = tempfile.TemporaryFile("w+")
+        self.stderr = tempfile.TemporaryFile("w+")
         command = [python, str(Path(__file__).parent / script)]
-        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said)
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr)
         self.process = subprocess.Popen(command, text=True, bufsize=1, **pipes)
 
     def ask(self, **question):
+        """Sends a question and waits for the answer.
+
+        Raises:
+            WorkerEnded: if the process ended. The message has its exit status and its last line of output.
+        """
         try:
             self.process.stdin.write(json.dumps(question) + "\n")
             answer = self.process.stdout.readline()
@@ -45,9 +55,9 @@ class Worker:
             answer = ""
         if not answer:
             status = self.process.wait()
-            self.said.seek(0)
-            last = self.said.read().strip().splitlines()[-1:]
-            raise WorkerEnded(f"{self.name} ended with status {status} at {question}: {''.join(last)}")
+            self.stderr.seek(0)
+            last_line = self.stderr.read().strip().splitlines()[-1:]
+            raise WorkerEnded(f"{self.name} ended with status {status} at {question}: {''.join(last_line)}")
         return json.loads(answer)
 
     def close(self):
@@ -55,52 +65,61 @@ class Worker:
             self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
-        self.said.close()
+        self.stderr.close()
 
 
 def serve(makers, about):
-    """The answering side. What libraries print goes to the standard error."""
+    """Answers questions from standard input until it ends. What libraries print goes to standard error.
+
+    Args:
+        makers: {KIND: maker}; see `answer`.
+        about: returns {software: version}.
+    """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    things = {}
+    functions = {}
     for line in sys.stdin:
-        answers.write(json.dumps(answer(json.loads(line), things, makers, about)) + "\n")
+        answers.write(json.dumps(answer(json.loads(line), functions, makers, about)) + "\n")
 
 
-def answer(question, things, makers, about):
-    """A maker takes the question's options and returns a function, which passes once, and a dict of facts."""
+def answer(question, functions, makers, about):
+    """The answer to one question; adds a function that it makes to `functions`, under the question's key.
+
+    A maker takes the question's options. It returns a function that runs one pass, and a dict of facts.
+    """
     if "about" in question:
         return about()
     if "run" in question:
         start = time.perf_counter()
-        things[question["run"]]()
+        functions[question["run"]]()
         return {"seconds": time.perf_counter() - start}
-    thing, facts = makers[question.pop("make")](**question | {"key": None})
-    things[question["key"]] = thing
+    function, facts = makers[question.pop("make")](**question | {"key": None})
+    functions[question["key"]] = function
     forget_peak()
     before = resident("VmRSS")
-    result = few(thing())
-    thing()
+    result = sampled(function())
+    function()
     return {"result": result, "memory": resident("VmHWM") - before, **facts}
 
 
-def few(result):
-    """Evenly spaced values of scores (N, H, W, C), of a label map (H, W), or of anything flat."""
+def sampled(result):
+    """Evenly spaced values of scores (N, H, W, C), of a label map (H, W), or of a flat list. A full copy would need memory."""
     result = np.asarray(result)
     count = {2: 64, 4: 8}.get(result.ndim, 1000)
     for axis in range(result.ndim):
         side = result.shape[axis]
         result = np.take(result, np.unique(np.linspace(0, side - 1, min(count, side)).round().astype(int)), axis)
-    return (result if result.dtype == np.uint8 else result.astype("float32")).tolist()  # a copy of all would be memory
+    return (result if result.dtype == np.uint8 else result.astype("float32")).tolist()
 
 
 def resident(field):
-    """Bytes in memory now ("VmRSS") or at the peak ("VmHWM") of this process; Linux alone tells."""
+    """Bytes that this process has in memory now ("VmRSS"), or had at its peak ("VmHWM")."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
             return 1024 * int(line.split()[1])
-    raise OSError(f"/proc/self/status does not tell {field}: memory is measured on Linux only")
+    raise OSError(f"/proc/self/status must have the line {field}. Received: none. Memory is measured on Linux only.")
 
 
 def forget_peak():
+    """Makes the peak start from the present use of memory (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")

@@ -1,4 +1,4 @@
-"""A released PyTorch file in, a Keras file and a SavedModel out, with the proof that they are the same model."""
+"""A released PyTorch file in, a Keras file and a SavedModel out, with a report that both are the same model."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Converts a released PyTorch file, and checks the result:
+"""Converts a released PyTorch file to a Keras file and a SavedModel, and checks both.
 
     keras-deeplab convert deeplabv3plus_r101_cityscapes --to converted
 
@@ -17,7 +17,9 @@ def main(argv):
     arguments.add_argument("--weights", metavar="FILE", help="a .pth file in place of the released one")
     arguments.add_argument("--checkpoint", dest="weights", action=command_line.OldName)
     arguments.add_argument("--to", metavar="DIR", required=True, help="folder for the results")
-    arguments.add_argument("--reference", metavar="FILE", help="the original's `logits` for `images`, to compare with")
+    arguments.add_argument(
+        "--reference", metavar="FILE", help=".npz of `images` and the original's `logits`, to compare with"
+    )
     options = arguments.parse_args(argv)
 
     import keras
@@ -31,12 +33,16 @@ def main(argv):
     row = rows.find(options.row)
     path = Path(options.weights) if options.weights else fetch.fetch(row.url, check=load_checkpoint)
     model = command_line.load(row.name, path)
-    read, used = len(load_checkpoint(path)), len(model.variables)
+    tensors_read, tensors_used = len(load_checkpoint(path)), len(model.variables)
     report = {
         "row": row.name,
         "checkpoint": path.name,
         "sha256": fetch.sha256_of(path),
-        "tensors": {"read": read, "used": used, "left (auxiliary head, batch counters)": read - used},
+        "tensors": {
+            "read": tensors_read,
+            "used": tensors_used,
+            "left (auxiliary head, batch counters)": tensors_read - tensors_used,
+        },
     }
     if options.reference:
         report["largest logit difference / standard deviation"] = verify.largest_difference(model, options.reference)
@@ -44,20 +50,23 @@ def main(argv):
     to = Path(options.to)
     to.mkdir(parents=True, exist_ok=True)
     model.save(to / "model.keras")
-    picture = np.asarray(verify.drawn(120, 160))[None]
+    picture = np.asarray(verify.synthetic_picture(120, 160))[None]
     if not np.array_equal(keras.saving.load_model(to / "model.keras")(picture), model(picture)):
-        raise ValueError(f"{to / 'model.keras'} does not give the logits of the model it was saved from.")
+        raise ValueError(
+            f"{to / 'model.keras'} must give the logits of the model that it was saved from. Received: other logits."
+        )
     report["model.keras"] = "logits equal after loading"
     export_saved_model(model, to / "saved_model")
-    report["saved_model"] = dict(verify.same_labels(model, to / "saved_model"))
+    report["saved_model"] = dict(verify.require_same_labels(model, to / "saved_model"))
     (to / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-    command_line.print_table([("what", "result"), *flat(report)])
+    command_line.print_table([("what", "result"), *flattened(report)])
 
 
-def flat(report, prefix=""):
+def flattened(report, prefix=""):
+    """Yields (key, text) of every value; the keys of nested dicts are joined by ": "."""
     for key, value in report.items():
         if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}: ")
+            yield from flattened(value, f"{prefix}{key}: ")
         else:
             yield prefix + key, f"{value:.2e}" if isinstance(value, float) else value
 

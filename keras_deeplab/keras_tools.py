@@ -1,4 +1,4 @@
-"""Small helpers that Keras lacks. Every room may use them; they use none."""
+"""Small helpers for dtypes, replicas and saving that Keras lacks. All folders may import them; they import none."""
 
 from contextlib import contextmanager
 
@@ -9,7 +9,7 @@ serializable = keras.saving.register_keras_serializable("keras_deeplab")
 
 @contextmanager
 def default_dtype(dtype):
-    """Layers made inside have the dtype policy `dtype`; None leaves the global policy as it is."""
+    """A context in which new layers have the dtype policy `dtype`; None leaves the global policy as it is."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(keras.dtype_policies.get(dtype or before))
     try:
@@ -19,12 +19,12 @@ def default_dtype(dtype):
 
 
 def at_least_float32(dtype):
-    """ "float64" for float64, "float32" for everything else. (Keras's `result_type` of the two is float32 on JAX.)"""
+    """ "float64" for float64, otherwise "float32". (On JAX Keras's `result_type` of float64 and float32 would be float32.)"""
     return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
 
 
 def over_replicas():
-    """A function that sums a value over the replicas of a TensorFlow strategy, or None where there is only one replica."""
+    """A function that sums a value over the replicas of a TensorFlow strategy; None if there is only one replica."""
     if keras.backend.backend() != "tensorflow":
         return None
     import tensorflow as tf

@@ -1,7 +1,7 @@
-"""How the released models were trained: one short file a data set, and the labelled scenes that the quickstart draws.
+"""The name of a released model in, its training recipe out. One short file for each data set.
 
-In an installed package this is `keras_deeplab.recipes`. The verbs are in keras_deeplab/commands; from a checkout
-`python -m recipes.VERB` runs them too.
+In an installed package this folder is `keras_deeplab.recipes`. The verbs of the command line are in keras_deeplab/commands;
+in a checkout, `python -m recipes.VERB` runs them too.
 """
 
 import importlib
@@ -14,7 +14,7 @@ __path__.append(str(Path(__file__).parents[1] / "keras_deeplab" / "commands"))  
 
 
 def find(name):
-    """The recipe of a released row.
+    """Finds the recipe of a released row, which is one model of the published table.
 
     Args:
         name: its full name, or CLASS_BACKBONE_DATASET such as `"deeplabv3plus_r101_cityscapes"`.
@@ -23,7 +23,7 @@ def find(name):
         `keras_deeplab.recipes.record.Recipe`.
 
     Raises:
-        ValueError: if there is no such row; names the closest.
+        ValueError: if there is no such row. The message names the closest rows.
     """
     from keras_deeplab.catalog import rows
 

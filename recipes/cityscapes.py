@@ -1,9 +1,10 @@
-"""Cityscapes, 2975 street pictures of 2048x1024, 19 classes.
+"""Recipe for Cityscapes: 2975 street pictures of 2048x1024, 19 classes.
 
     keras-deeplab train deeplabv3plus_r101_cityscapes --data cityscapes --to run
 
-4 V100, 2 crops of 512x1024 on each: 80.97 mIoU after 80,000 steps, 11.0 GB a device at 40,000. Rows with 769x769 crops resize
-by a box one pixel larger. The D16 rows mine hard pixels; the fp16 rows scale the loss by 512.
+Result on 4 V100 GPUs, 2 crops of 512x1024 on each: 80.97 mIoU after 80,000 steps, 11.0 GB a device
+in the row of 40,000 steps. Rows with 769x769 crops resize into a box that is one pixel larger. Rows of output stride 16 use
+online hard example mining. The fp16 rows scale the loss by 512.
 """
 
 from keras_deeplab.recipes.record import Recipe

@@ -1,8 +1,8 @@
-"""Pascal Context, 4998 pictures, 60 classes.
+"""Recipe for Pascal Context: 4998 pictures, 60 classes.
 
     keras-deeplab train deeplabv3plus_r101_pascal_context --data pascal_context --to run
 
-4 V100, 4 crops of 480x480 on each: 47.30 mIoU after 40,000 steps.
+Result on 4 V100 GPUs, 4 crops of 480x480 on each: 47.30 mIoU after 40,000 steps.
 """
 
 from keras_deeplab.recipes.record import Recipe

@@ -1,8 +1,8 @@
-"""Pascal Context without its background, 59 classes; label 0 is ignored.
+"""Recipe for Pascal Context without its background: 59 classes; label 0 is ignored.
 
     keras-deeplab train deeplabv3plus_r101_pascal_context_59 --data pascal_context_59 --to run
 
-4 V100, 4 crops of 480x480 on each: 53.20 mIoU after 80,000 steps.
+Result on 4 V100 GPUs, 4 crops of 480x480 on each: 53.20 mIoU after 80,000 steps.
 """
 
 from keras_deeplab.recipes.record import Recipe

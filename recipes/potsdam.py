@@ -1,8 +1,8 @@
-"""ISPRS Potsdam, tiles of 512x512, 6 classes; label 0 is ignored.
+"""Recipe for ISPRS Potsdam: tiles of 512x512, 6 classes; label 0 is ignored.
 
     keras-deeplab train deeplabv3plus_r101_potsdam --data potsdam --to run
 
-4 V100, 4 crops of 512x512 on each: 78.70 mIoU after 80,000 steps, 10.83 GB a device.
+Result on 4 V100 GPUs, 4 crops of 512x512 on each: 78.70 mIoU after 80,000 steps, 10.83 GB a device.
 """
 
 from keras_deeplab.recipes.record import Recipe

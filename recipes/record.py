@@ -6,30 +6,31 @@ from dataclasses import dataclass
 from keras_deeplab.catalog.datasets import DATASETS
 from keras_deeplab.catalog.openmmlab import Row
 
-FLOAT16_SCALE = 2.0**15  # the first loss scale where the row names none
+FLOAT16_SCALE = 2.0**15  # first loss scale of float16 if the row has none of its own
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The training of a released row.
+    """How a released row was trained, from its configuration in mmsegmentation.
 
     Attributes:
-        row: the row of the zoo.
+        row: the released model, a `keras_deeplab.catalog.openmmlab.Row`.
         batch_per_device: pictures of a step on each device.
         resize_base: long, short side in pixels of the box that pictures are resized to fit, before the random ratio; by
             default the box that the row is tested with.
-        devices: GPUs that the released model was trained on; norms were synchronised over them.
+        devices: number of GPUs that the released model was trained on. Batch norms were synchronised over them.
         resize_ratio: smallest and largest factor of `resize_base`.
-        cat_max_ratio: a crop is drawn again while one class covers this share of its labelled pixels.
+        cat_max_ratio: a crop is drawn again while one class covers this share of its labelled pixels, or more.
         flip: probability of mirroring a crop.
         optimizer: "SGD" or "AdamW", as PyTorch defines them.
-        learning_rate, end_learning_rate: of the first and the last step; between them (1 - progress) ** 0.9.
+        learning_rate, end_learning_rate: of the first and the last step. Between them the rate falls by
+            (1 - progress) ** 0.9.
         momentum: of SGD.
-        weight_decay: for every parameter, norms and biases too.
+        weight_decay: of every parameter, also of norms and biases.
         backbone_multiplier: factor of the backbone's learning rate.
-        clip_norm: largest norm of all gradients together, or None.
-        ohem_min_kept: pixels per picture that online hard example mining keeps, or None.
-        loss_scale: of float16, as the row was trained, or None for a row trained in float32.
+        clip_norm: largest norm of all gradients together, or None for no limit.
+        ohem_min_kept: pixels per picture that online hard example mining keeps, or None to keep all.
+        loss_scale: loss scale of a row that was trained in float16, or None for a row trained in float32.
     """
 
     row: Row
@@ -60,7 +61,7 @@ class Recipe:
 
     @property
     def steps(self):
-        """Steps of the whole training."""
+        """Steps of the whole training run."""
         return self.row.iterations
 
     @property
@@ -70,33 +71,37 @@ class Recipe:
 
     @property
     def reduce_zero_label(self):
-        """Whether label 0 is ignored and every other one counts from 1."""
+        """Whether label 0 is ignored and classes count from 1."""
         return DATASETS[self.row.dataset].reduce_zero_label
 
     def replace(self, **changes):
-        """The same recipe but for `changes`."""
+        """A copy of the recipe with some attributes changed."""
         return dataclasses.replace(self, **changes)
 
     def compile(self, model, steps=None, learning_rate=None, *, class_weight=None, multipliers=None, freeze=()):
         """Compiles a model with the row's optimizer, schedule and losses.
 
         Args:
-            model: a `DeepLabV3` or `DeepLabV3Plus`; with `auxiliary_head=True` its auxiliary loss counts 0.4.
-            steps: length of the schedule, if not the row's.
-            learning_rate: of the first step, if not the row's. For another batch than `batch` scale it alike.
-            class_weight: a factor of each class's loss.
+            model: a `DeepLabV3` or `DeepLabV3Plus`. If it has an auxiliary head, that loss has the weight 0.4.
+            steps: length of the schedule; default the row's.
+            learning_rate: of the first step; default the row's. Scale it with the batch if that is not `batch`.
+            class_weight: a factor for each class's loss; default 1.
             multipliers: {beginning of a variable's path: factor of its learning rate}, beside the row's own.
-            freeze: what keeps its weights: "backbone", "norms" or both. Frozen norms use their running statistics.
+            freeze: the parts that keep their weights: "backbone", "norms" or both. Frozen norms use their running
+                statistics.
+
+        Raises:
+            ValueError: if `freeze` has other names.
         """
         import keras
 
         from keras_deeplab.training import losses, optimizers, schedules
 
-        initial = self.learning_rate if learning_rate is None else learning_rate
-        rate = schedules.PolynomialDecay(initial, steps or self.steps, min(self.end_learning_rate, initial))
+        first_rate = self.learning_rate if learning_rate is None else learning_rate
+        rate = schedules.PolynomialDecay(first_rate, steps or self.steps, min(self.end_learning_rate, first_rate))
         unknown = {freeze} if isinstance(freeze, str) else set(freeze) - {"backbone", "norms"}
         if unknown:
-            raise ValueError(f'freeze is a list of "backbone" and "norms". Received: {freeze!r}.')
+            raise ValueError(f'freeze must be a list of "backbone", "norms" or both. Received: {freeze!r}.')
         for layer in model.layers:
             norm = isinstance(layer, keras.layers.BatchNormalization)
             if ("backbone" in freeze and layer.name.startswith("backbone-")) or ("norms" in freeze and norm):
@@ -117,21 +122,22 @@ class Recipe:
             weights = {"logits": 1.0, "auxiliary": losses.AUXILIARY_WEIGHT}
         else:
             weights = None
-        jit = keras.backend.backend() == "jax"  # XLA slows atrous convolutions down on a CPU and traces every size anew
+        # With TensorFlow, XLA slows atrous convolutions on a CPU and compiles again for every size of picture.
+        jit = keras.backend.backend() == "jax"
         model.compile(optimizer, loss=loss, loss_weights=weights, jit_compile=jit)
 
     def training_data(
         self, images, labels=None, batch=None, seed=0, start_step=0, *, crop=None, reduce_zero_label=None, **options
     ):
-        """Endless batches, augmented as the row was: `keras_deeplab.data.pipeline.training_data` with its facts.
+        """Endless batches, augmented as for the row, by `keras_deeplab.data.pipeline.training_data`.
 
         Args:
             images, labels: folders, or lists of files in the same order; or what `open_prepared` gives as `images`.
-            batch: pictures of a step over all devices, if not the row's.
-            seed: the same one gives the same batches.
-            start_step: batches to leave out at the start, without making them.
-            crop: height, width in pixels, if not the row's.
-            reduce_zero_label: whether label 0 is ignored and classes count from 1, if not the row's.
+            batch: pictures of a step, over all devices; default the row's.
+            seed: the same seed gives the same batches.
+            start_step: number of batches to skip at the start; they are not made.
+            crop: height, width in pixels; default the row's.
+            reduce_zero_label: whether label 0 is ignored and classes count from 1; default the row's.
             options: `input_context`, `process`, `augment`, `skip_corrupt`.
 
         Returns:

@@ -1,15 +1,13 @@
-"""Draws labelled scenes to learn from: textured and plain shapes on a soft ground, each in random colours.
+"""A seed in, labelled scenes for the quickstart out: shapes with and without texture, in random colours.
 
-Colour says nothing about the class. Stripes, checks and dots differ in their texture alone, whatever their outline; a disc
-and a ring are both of one colour and differ in their outline alone.
+The colour of a shape says nothing about its class. Stripes, checks and dots differ only in their texture.
+A disc and a ring have a single colour and differ only in their outline.
 """
 
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-
-from keras_deeplab.pictures.draw import legend, palette_image
 
 CLASSES = {  # name: colour of the label map
     "background": (68, 76, 92),
@@ -20,9 +18,9 @@ CLASSES = {  # name: colour of the label map
     "ring": (160, 100, 200),
 }
 HEIGHT, WIDTH = 96, 128  # pixels
-SHOWN, ZOOM, GAP = 4, 2, 12  # scenes on a page; their magnification; pixels between them
-FINE = 2  # drawn so many times larger, for smooth edges
-TEXTURES = {  # where the second colour is; u, v count periods
+PAGE_SCENES, ZOOM, GAP = 4, 2, 12  # scenes on the result page; their magnification; pixels between them
+OVERSAMPLING = 2  # scenes are drawn this many times larger, for smooth edges
+TEXTURES = {  # where the second colour is; u, v in periods
     "stripes": lambda u, v: u % 1 < 0.5,
     "checks": lambda u, v: (u % 1 < 0.5) ^ (v % 1 < 0.5),
     "dots": lambda u, v: np.hypot(u % 1 - 0.5, v % 1 - 0.5) < 0.35,
@@ -32,15 +30,16 @@ OUTLINES = {  # where a shape is; x, y in units of its radius
     "square": lambda x, y: np.maximum(abs(x), abs(y)) < 0.89,  # the same area
     "ring": lambda x, y: abs(np.hypot(x, y) - 0.75) < 0.25,
 }
-PATCHES = ("disc", "square")  # outlines of textures
+TEXTURED_OUTLINES = ("disc", "square")
 
 
 def write_scenes(folder, count, seed):
     """Writes `count` scenes as folder/images/000.png..., folder/labels/000.png... and folder/classes.txt.
 
     Args:
-        folder: is made where it is missing.
-        seed: integers. The same ones give the same scenes.
+        folder: is created if it does not exist.
+        count: number of scenes.
+        seed: an integer or a tuple of integers. The same seed gives the same scenes.
     """
     for kind in ("images", "labels"):
         Path(folder, kind).mkdir(parents=True, exist_ok=True)
@@ -52,7 +51,7 @@ def write_scenes(folder, count, seed):
 
 
 def read_scenes(folders):
-    """Every picture and label map of two folders, (N, HEIGHT, WIDTH, 3) and (N, HEIGHT, WIDTH) uint8."""
+    """All pictures and label maps of `folders` (images, labels): (N, HEIGHT, WIDTH, 3) and (N, HEIGHT, WIDTH) uint8."""
     images, labels = (
         np.stack([np.asarray(Image.open(path)) for path in sorted(folder.iterdir())]) for folder in folders
     )
@@ -60,64 +59,76 @@ def read_scenes(folders):
 
 
 def scene(generator):
-    """A picture (HEIGHT, WIDTH, 3) uint8 and its label map (HEIGHT, WIDTH) uint8 of a few shapes."""
-    y, x = np.mgrid[: HEIGHT * FINE, : WIDTH * FINE].astype(np.float32) / FINE
-    ground = colours(generator)
-    soft = Image.fromarray(generator.random((HEIGHT // 12, WIDTH // 12), np.float32))
-    soft = np.asarray(soft.resize(x.shape[::-1], Image.Resampling.BICUBIC)).clip(0, 1)[..., None]
-    image = ground[0] * (1 - soft) + ground[1] * soft
+    """Draws a few shapes: a picture (HEIGHT, WIDTH, 3) uint8 and its label map (HEIGHT, WIDTH) uint8."""
+    y, x = np.mgrid[: HEIGHT * OVERSAMPLING, : WIDTH * OVERSAMPLING].astype(np.float32) / OVERSAMPLING
+    background = colours(generator)
+    noise = Image.fromarray(generator.random((HEIGHT // 12, WIDTH // 12), np.float32))
+    mix = np.asarray(noise.resize(x.shape[::-1], Image.Resampling.BICUBIC)).clip(0, 1)[..., None]
+    image = background[0] * (1 - mix) + background[1] * mix
     label = np.zeros(x.shape, np.uint8)
-    for left, top, radius in places(generator):
+    for left, top, radius in positions(generator):
         kind = generator.integers(1, len(CLASSES))
         inside, colour = shape(generator, list(CLASSES)[kind], x - left, y - top, radius)
         image, label = np.where(inside[..., None], colour, image), np.where(inside, np.uint8(kind), label)
-    image = image.reshape(HEIGHT, FINE, WIDTH, FINE, 3).mean((1, 3)) + generator.normal(0, 6, (HEIGHT, WIDTH, 3))
-    return image.round().clip(0, 255).astype(np.uint8), label[::FINE, ::FINE]
+    image = image.reshape(HEIGHT, OVERSAMPLING, WIDTH, OVERSAMPLING, 3).mean((1, 3))
+    image = image + generator.normal(0, 6, (HEIGHT, WIDTH, 3))
+    return image.round().clip(0, 255).astype(np.uint8), label[::OVERSAMPLING, ::OVERSAMPLING]
 
 
 def shape(generator, kind, x, y, radius):
-    """Where a shape of the class `kind` is, (H, W) bool, and its colour, (3,) or (H, W, 3)."""
-    outline = OUTLINES[kind if kind in OUTLINES else generator.choice(PATCHES)]
-    inside = outline(*turn(x / radius, y / radius, generator.uniform(0, np.pi)))
+    """A shape of the class `kind`: the pixels inside it, (H, W) bool, and its colour, (3,) or (H, W, 3)."""
+    outline = OUTLINES[kind if kind in OUTLINES else generator.choice(TEXTURED_OUTLINES)]
+    inside = outline(*rotated(x / radius, y / radius, generator.uniform(0, np.pi)))
     first, second = colours(generator)
     if kind not in TEXTURES:
         return inside, first
     period = generator.uniform(8, 13)  # pixels
-    u, v = turn(x / period, y / period, generator.uniform(0, np.pi))
+    u, v = rotated(x / period, y / period, generator.uniform(0, np.pi))
     return inside, np.where(TEXTURES[kind](u, v)[..., None], second, first)
 
 
-def turn(x, y, angle):
-    """Coordinates turned by an angle in radians."""
+def rotated(x, y, angle):
+    """Coordinates rotated by an angle in radians."""
     return np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
 
 
-def places(generator, attempts=16):
-    """(left, top, radius) in pixels of shapes that cover each other little: those of the attempts that found room."""
-    found = []
+def positions(generator, attempts=16):
+    """(left, top, radius) in pixels, of random shapes. A shape that would overlap an earlier one much is dropped."""
+    accepted = []
     for _ in range(attempts):
         radius = generator.uniform(16, 28)
         left, top = generator.uniform(0.6 * radius, np.array([WIDTH, HEIGHT]) - 0.6 * radius)
-        if all(np.hypot(left - x, top - y) > 0.85 * (radius + r) for x, y, r in found):
-            found.append((left, top, radius))
-    return found
+        if all(np.hypot(left - x, top - y) > 0.85 * (radius + r) for x, y, r in accepted):
+            accepted.append((left, top, radius))
+    return accepted
 
 
 def colours(generator):
-    """Two random colours, each (3,) of 0..255, in random order: a light and a dark one."""
+    """A light and a dark random colour in random order, (2, 3) of 0..255."""
     return generator.permutation([generator.uniform(135, 245, 3), generator.uniform(10, 120, 3)])
 
 
 def page(images, truths, predicted, caption):
-    """The first scenes as a picture: scene, truth and prediction side by side, the classes' colours and a caption below."""
+    """Draws the result page: scene, truth and prediction of the first scenes side by side, a legend and a caption below.
+
+    Args:
+        images: (N, HEIGHT, WIDTH, 3) uint8.
+        truths, predicted: label maps, N of (HEIGHT, WIDTH) uint8.
+        caption: one line of text.
+
+    Returns:
+        `PIL.Image.Image`, RGB.
+    """
+    from keras_deeplab.pictures.draw import legend, palette_image  # imports TensorFlow, which --help does without
+
     palette, width, height = list(CLASSES.values()), ZOOM * WIDTH, ZOOM * HEIGHT
     key = legend(list(zip(palette, CLASSES, strict=True)), 3 * (width + GAP))
-    sheet = Image.new("RGB", (3 * (width + GAP) + GAP, SHOWN * (height + GAP) + key.height + 5 * GAP), "white")
+    sheet = Image.new("RGB", (3 * (width + GAP) + GAP, PAGE_SCENES * (height + GAP) + key.height + 5 * GAP), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
     for column, (title, arrays) in enumerate({"scene": images, "truth": truths, "prediction": predicted}.items()):
         left = GAP + column * (width + GAP)
         draw.text((left, 1.5 * GAP), title, fill="black", font=font, anchor="lm")
-        for row, array in enumerate(arrays[:SHOWN]):
+        for row, array in enumerate(arrays[:PAGE_SCENES]):
             tile = palette_image(array, palette).convert("RGB") if array.ndim == 2 else Image.fromarray(array)
             tile = tile.resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(tile, (left, 3 * GAP + row * (height + GAP)))

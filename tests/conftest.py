@@ -12,6 +12,13 @@ import pytest  # noqa: E402
 GOLDEN = Path(__file__).parent / "golden"
 
 
+@pytest.fixture(autouse=True)
+def random_numbers_start_anew(request):
+    """A test module's `random` gives the same numbers in every test, whichever tests ran before."""
+    if isinstance(getattr(request.module, "random", None), np.random.Generator):
+        request.module.random = np.random.default_rng(0)
+
+
 @pytest.fixture(scope="session")
 def golden():
     """name -> {key: array} of tests/golden/NAME.npz."""

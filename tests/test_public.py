@@ -48,14 +48,14 @@ def test_presets_are_listed_by_data_set_backbone_and_class():
     (found,) = kd.list_presets(dataset="mapillary", details=True)
     assert found["name"] == "deeplabv3plus_r50-d8_4xb2-300k_mapillay_v1_65-1280x1280" and found["mIoU"] == 47.35
     assert found["source"] == "OpenMMLab" and found["license"] == found["licence"] and found["parameters"] > 4e7
-    with pytest.raises(ValueError, match="`dataset` is one of ade20k, .* Received: 'cityscape'"):
+    with pytest.raises(ValueError, match="`dataset` must be one of ade20k, .* Received: 'cityscape'"):
         kd.list_presets(dataset="cityscape")
 
 
 def test_from_preset_finds_the_class():
     model = kd.from_preset("deeplabv3_r18_cityscapes", load_weights=False, output_stride=32)
     assert type(model) is kd.DeepLabV3 and model.row == rows.find("deeplabv3_r18_cityscapes").name
-    with pytest.raises(ValueError, match="does not say of which class"):
+    with pytest.raises(ValueError, match="does not name the class of the model"):
         kd.from_preset("r101_cityscapes")
 
 
@@ -72,7 +72,7 @@ def test_an_overlay_takes_what_segment_takes(tmp_path):
         shown = kd.overlay(source, labels, model.classes, model.palette)
         assert shown.width == labels.shape[1] and shown.height > labels.shape[0]
         assert np.array_equal(kd.read_image(source).shape[:2], labels.shape)
-    with pytest.raises(ValueError, match=r"A label map is .* \(60, 80\). Received: uint8 of shape \(80, 60\)"):
+    with pytest.raises(ValueError, match=r"A label map must .* \(60, 80\). Received: uint8 of shape \(80, 60\)"):
         kd.overlay(array, labels, model.classes, model.palette)
     with pytest.raises(ValueError, match="Received: float64"):
         kd.overlay(array, labels.T / 2, model.classes, model.palette)

@@ -1,4 +1,4 @@
-"""What exists: the released rows by source, the data sets they were trained on, and how they are tested.
+"""A name in, the facts out: about the released models, the data sets they were trained on, and their test protocols.
 
-A *row* is one line of a published table, that is one released model. This room imports nothing else of the package.
+A *row* is one line of a published table, that is one released model. This folder imports nothing else of the package.
 """

@@ -1,22 +1,22 @@
-"""A data set's name in, its classes, colours, label rule and official splits out.
+"""A data set's name in; its classes, colours, label rule and official splits out.
 
-Class names and palettes are those of mmsegmentation 1.2.2's data set classes, verbatim: the blank at
-the end of ADE20K's "bed " is the original's.
+Class names and palettes are exactly those of mmsegmentation 1.2.2. It also writes ADE20K's "bed " with a blank at the end.
 """
 
 from dataclasses import dataclass
 
-IGNORE = 255  # the label of pixels that have no class: they are neither learnt nor scored
+IGNORE = 255  # the label of pixels without a class: they count neither in the loss nor in the scores
 
 
 @dataclass(frozen=True)
 class Split:
-    """A split of a data set, with what its official release holds.
+    """A split of a data set, and how many pictures its official release holds.
 
     Attributes:
         name: `"train"` or `"val"`.
-        parts: `(part, pictures)` for each part that comes from a place of its own, for example LoveDA's urban and rural.
-        tiles: how many examples the pictures are cut into; None where a picture is an example.
+        parts: `(part, number of pictures)` for each part that lies in its own folder or download, for example LoveDA's
+            urban and rural.
+        tiles: the number of examples that the pictures are cut into; None if each picture is an example.
     """
 
     name: str
@@ -33,10 +33,10 @@ class Split:
 
 
 def _splits(train, val, tiles=(None, None)):
-    """The usual two; a count, or the counts of parts by name."""
+    """The splits train and val. For each: the number of pictures, or {part: number}; and the number of tiles or None."""
     return tuple(
-        Split(name, tuple(parts.items()) if isinstance(parts, dict) else (("all", parts),), cut)
-        for name, parts, cut in zip(("train", "val"), (train, val), tiles, strict=True)
+        Split(name, tuple(parts.items()) if isinstance(parts, dict) else (("all", parts),), tile_count)
+        for name, parts, tile_count in zip(("train", "val"), (train, val), tiles, strict=True)
     )
 
 
@@ -46,18 +46,18 @@ class Dataset:
 
     Attributes:
         name: key of `DATASETS`, for example `"voc12aug"`.
-        title: the name the results were published under, for example `"Pascal VOC 2012 + Aug"`.
+        title: the name in the published table, for example `"Pascal VOC 2012 + Aug"`.
         classes: class names in label order.
         palette: one `(red, green, blue)` per class, each 0..255.
         reduce_zero_label: whether label files count from 1, with 0 for "no class": 0 becomes 255 (ignored)
             and every other label is lowered by one.
-        licence: the terms of use in one line, with the official page. The page is what counts.
+        licence: the terms of use in one line, with the official page. If they differ, the page is right.
         splits: the official splits, `train` and `val`.
-        raw_ids: what the official label files hold for each class, in label order; None where they hold the labels
-            themselves, or these plus one under `reduce_zero_label`.
-        ignored_ids: what else they hold: becomes 255.
+        raw_ids: the value of each class in the official label files, in label order; None if the values are the labels, or
+            the labels plus one with `reduce_zero_label`.
+        ignored_ids: the other values in these files, which become 255.
         colour_labels: whether the official label files hold the palette's colours instead of ids.
-        stray_colour: what a colour outside the palette becomes where it is let through: 255 (ignored), or a class.
+        stray_colour: the label of a colour outside the palette, where such colours are allowed: 255 (ignored), or a class.
     """
 
     name: str
@@ -75,12 +75,12 @@ class Dataset:
     def __post_init__(self):
         if len(self.classes) != len(self.palette):
             raise ValueError(
-                f"A data set has one colour per class. Received for {self.name!r}: "
+                f"A data set must have one colour per class. Received for {self.name!r}: "
                 f"{len(self.classes)} classes, {len(self.palette)} colours."
             )
         if self.raw_ids is not None and len(self.classes) != len(self.raw_ids):
             raise ValueError(
-                f"A data set has one raw id per class. Received for {self.name!r}: "
+                f"A data set must have one raw id per class. Received for {self.name!r}: "
                 f"{len(self.classes)} classes, {len(self.raw_ids)} raw ids."
             )
 
@@ -90,7 +90,10 @@ class Dataset:
 
     @property
     def label_ids(self):
-        """`{value in the official label files: train id}`, 255 for what is ignored; after every rule there is."""
+        """`{value in the official label files: train id}`, 255 for ignored values, after all rules above.
+
+        The train id of a class is its index in `classes`.
+        """
         first = 1 if self.reduce_zero_label else 0
         raw_ids = range(first, first + self.num_classes) if self.raw_ids is None else self.raw_ids
         ignored = (0, *self.ignored_ids) if self.reduce_zero_label else self.ignored_ids
@@ -99,7 +102,9 @@ class Dataset:
     @property
     def label_colours(self):
         """`{(red, green, blue) in the official label files: train id}`, for `colour_labels`."""
-        ignored = {(0, 0, 0): IGNORE} if self.reduce_zero_label else {}  # black: the rim around objects
+        ignored = (
+            {(0, 0, 0): IGNORE} if self.reduce_zero_label else {}
+        )  # black is the border that ISPRS draws around objects
         return {**ignored, **{colour: label for label, colour in enumerate(self.palette)}}
 
 
@@ -126,7 +131,7 @@ CITYSCAPES_PALETTE = _colours(
     """
 )
 
-# Of the 34 raw ids, 0..33; the others are ignored.
+# The raw ids, of 0..33, that are classes; the others are ignored.
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
 ADE20K_CLASSES = _names(
@@ -184,13 +189,15 @@ CONTEXT_59_CLASSES = _names(
     truck, tvmonitor, wall, water, window, wood
     """
 )
-# Of Pascal Context's 459 categories, in which the annotations are written.
+# The classes' numbers among the 459 categories of Pascal Context's annotations.
 CONTEXT_59_IDS = (
     *(2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113, 115, 144, 158),
     *(159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326, 347, 349, 354, 355, 360, 366),
     *(368, 397, 415, 416, 420, 424, 427, 440, 445, 454, 458),
 )
-CONTEXT_59_PALETTE = ADE20K_PALETTE[1:60]  # the original's choice: ADE20K's first 60 colours
+CONTEXT_59_PALETTE = ADE20K_PALETTE[
+    1:60
+]  # mmsegmentation takes ADE20K's first 60 colours; the first is the background's
 
 COCO_STUFF_CLASSES = _names(
     """
@@ -231,7 +238,7 @@ COCO_STUFF_PALETTE = _colours(
     """
 )
 
-# Of 182 raw ids, 0..181; COCO dropped eleven things before it released them.
+# The raw ids, of 0..181, that are classes: COCO planned eleven further classes of objects, but did not release them.
 COCO_STUFF_IDS = tuple(raw for raw in range(182) if raw not in {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90})
 
 LOVEDA_CLASSES = _names(
@@ -257,7 +264,7 @@ ISPRS_PALETTE = _colours(
     """
 )
 
-# Tiles of the two cities by split, as the original divides them.
+# The tiles of each split of the two cities, as mmsegmentation divides them.
 POTSDAM_TILES = {
     "train": """2_10 2_11 2_12 3_10 3_11 3_12 4_10 4_11 4_12 5_10 5_11 5_12 6_7 6_8 6_9 6_10 6_11 6_12
         7_7 7_8 7_9 7_10 7_11 7_12""".split(),

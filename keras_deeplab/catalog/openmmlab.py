@@ -1,7 +1,7 @@
 """OpenMMLab's released models as a table of 84 rows: a row's name in, every fact about that model out.
 
-Source: the model index and configurations of OpenMMLab's mmsegmentation 1.2.2. Only what does not follow from
-a row's name is written down; `Row` derives the rest.
+Source: the model index and configurations of OpenMMLab's mmsegmentation 1.2.2. The table holds only the facts that do not
+follow from a row's name; `Row` derives the others.
 """
 
 import re
@@ -11,16 +11,16 @@ from functools import cached_property
 from keras_deeplab.catalog.datasets import DATASETS
 from keras_deeplab.catalog.protocol import Protocol
 
-CLASS_NAMES = {"deeplabv3": "DeepLabV3", "deeplabv3plus": "DeepLabV3Plus"}  # by the family a name starts with
+CLASS_NAMES = {"deeplabv3": "DeepLabV3", "deeplabv3plus": "DeepLabV3Plus"}  # {family, the first part of a name: class}
 
 NAME = re.compile(
     r"""
     (?P<family>deeplabv3|deeplabv3plus)
-    _(?P<backbone>r(?P<depth>18|50|101)b?)      # b: torchvision's ResNet, one 7x7 as its stem
+    _(?P<backbone>r(?P<depth>18|50|101)b?)      # b: torchvision's ResNet, whose stem is one 7x7 convolution
     -d(?P<output_stride>8|16)
     (?P<multi_grid>-mg124)?
     (?P<fp16>_fp16)?
-    (?:_4x4)?                                   # GPUs x pictures on each, on either side of the crop
+    (?:_4x4)?                                   # GPUs x pictures per GPU; it stands before or after the crop
     _(?P<height>\d+)x(?P<width>\d+)             # training crop in pixels
     (?:_4x4)?
     _(?P<iterations>\d+)k
@@ -29,8 +29,9 @@ NAME = re.compile(
     re.VERBOSE,
 )
 
-WINDOW_STRIDES = {(769, 769): (513, 513), (480, 480): (320, 320)}  # rows of other crops are tested whole
-TEST_BOXES = {  # long, short side in pixels; one more of each for the 769x769 crops
+# {crop: stride} of the sliding windows in tests, in pixels. With other crops a model is tested on whole pictures.
+WINDOW_STRIDES = {(769, 769): (513, 513), (480, 480): (320, 320)}
+TEST_BOXES = {  # {data set: long, short side in pixels}; one pixel more for both if the crop is 769x769
     "cityscapes": (2048, 1024),
     "ade20k": (2048, 512),
     "voc12aug": (2048, 512),
@@ -45,8 +46,8 @@ TEST_BOXES = {  # long, short side in pixels; one more of each for the 769x769 c
     "mapillary": (2048, 1024),
 }
 
-# Counted from the released tensors' shapes, without what grows with the classes, which follows: (parameters of the network
-# less the auxiliary head, numbers in the file), by family and backbone; then what each class adds to both, by depth.
+# (parameters of the network without the auxiliary head, numbers in the file), both without the weights of each class. They are
+# counted from the shapes of the released tensors.
 SIZES = {
     ("deeplabv3", "r18"): (13_835_104, 13_994_080),
     ("deeplabv3", "r18b"): (13_815_872, 13_974_720),
@@ -61,9 +62,9 @@ SIZES = {
     ("deeplabv3plus", "r101"): (60_207_568, 62_696_080),
     ("deeplabv3plus", "r101b"): (60_188_336, 62_676_720),
 }
-SIZES_PER_CLASS = {18: (129, 194), 50: (513, 770), 101: (513, 770)}
+SIZES_PER_CLASS = {18: (129, 194), 50: (513, 770), 101: (513, 770)}  # {depth: what each class adds to both}
 
-# `Row.imagenet` -> URL, as mmengine 0.10.7 resolves the configurations' open-mmlab:// and torchvision://
+# {`Row.imagenet`: URL}, as mmengine 0.10.7 resolves the configurations' open-mmlab:// and torchvision://
 IMAGENET = {
     "resnet18_v1c": "https://download.openmmlab.com/pretrain/third_party/resnet18_v1c-b5776b93.pth",
     "resnet50_v1c": "https://download.openmmlab.com/pretrain/third_party/resnet50_v1c-2cccc1ad.pth",
@@ -80,12 +81,12 @@ class Row:
 
     Attributes:
         name: its released name, misspellings included.
-        stamp: what the released file's name adds: date, time and eight hex digits (which need not be the
-            file's hash: the publisher took it before removing the optimizer's state).
-        mIoU: published, in percent, on the data set's validation images, at one scale.
-        mIoU_ms_flip: published, in percent, over several scales and mirrored; `None` where not published.
-        train_memory_gb: published, per GPU; `None` where not published.
-        spelling: the name as the other rows would spell it, where the released one differs.
+        stamp: the end of the released file's name: date, time and eight hex digits. The digits need not be the hash of the
+            file: the publisher took the hash before the optimizer's state was removed.
+        mIoU: published mIoU in percent on the validation pictures of the data set, at one scale.
+        mIoU_ms_flip: published mIoU in percent over several scales and with flips; `None` if not published.
+        train_memory_gb: published training memory in GB per GPU; `None` if not published.
+        spelling: the name in the form of the other rows' names, if the released name has another form.
     """
 
     name: str
@@ -98,12 +99,13 @@ class Row:
     source = "OpenMMLab"
 
     @cached_property
-    def _parts(self):
+    def _name_parts(self):
+        """The named groups of `NAME` in the row's name."""
         match = NAME.fullmatch(self.spelling or self.name)
         if not match:
             raise ValueError(
-                "A row's name, or its `spelling`, is like 'deeplabv3_r50-d8_512x1024_40k_cityscapes'. "
-                f"Received: {self.spelling or self.name!r}"
+                "A row's name, or its `spelling`, must have the form of 'deeplabv3_r50-d8_512x1024_40k_cityscapes'. "
+                f"Received: {self.spelling or self.name!r}."
             )
         return match.groupdict()
 
@@ -112,7 +114,7 @@ class Row:
     @property
     def family(self):
         """`"deeplabv3"` or `"deeplabv3plus"`."""
-        return self._parts["family"]
+        return self._name_parts["family"]
 
     @property
     def class_name(self):
@@ -122,26 +124,26 @@ class Row:
     @property
     def backbone(self):
         """`"r18"`, `"r50"`, `"r101"`, `"r18b"`, `"r50b"` or `"r101b"`."""
-        return self._parts["backbone"]
+        return self._name_parts["backbone"]
 
     @property
     def depth(self):
-        """Layers of the ResNet: 18, 50 or 101."""
-        return int(self._parts["depth"])
+        """The number of layers of the ResNet: 18, 50 or 101."""
+        return int(self._name_parts["depth"])
 
     @property
     def stem(self):
-        """`"v1c"`: three 3x3 convolutions; `"b"`: one 7x7."""
+        """`"v1c"` (three 3x3 convolutions) or `"b"` (one 7x7 convolution)."""
         return "b" if self.backbone.endswith("b") else "v1c"
 
     @property
     def output_stride(self):
-        return int(self._parts["output_stride"])
+        return int(self._name_parts["output_stride"])
 
     @property
     def multi_grid(self):
-        """Dilations of the last stage's three blocks, where the row sets them."""
-        return (1, 2, 4) if self._parts["multi_grid"] else None
+        """Atrous rates of the three blocks of the last stage, or None for the backbone's own."""
+        return (1, 2, 4) if self._name_parts["multi_grid"] else None
 
     @property
     def align_corners(self):
@@ -149,7 +151,7 @@ class Row:
 
     @property
     def architecture(self):
-        """Keyword arguments of the constructor, as a new dict. Widths and rates follow from the backbone and the stride."""
+        """Keyword arguments of the model's class, as a new dict. It derives widths and rates from backbone and stride."""
         return {
             "num_classes": self.num_classes,
             "backbone": self.backbone,
@@ -158,12 +160,12 @@ class Row:
             "align_corners": self.align_corners,
         }
 
-    # What it was trained on, and how.
+    # How it was trained.
 
     @property
     def dataset(self):
         """Key of `keras_deeplab.catalog.datasets.DATASETS`."""
-        return self._parts["dataset"].replace("-", "_")
+        return self._name_parts["dataset"].replace("-", "_")
 
     @property
     def num_classes(self):
@@ -180,23 +182,23 @@ class Row:
     @property
     def crop(self):
         """Training crop: height, width in pixels."""
-        return int(self._parts["height"]), int(self._parts["width"])
+        return int(self._name_parts["height"]), int(self._name_parts["width"])
 
     @property
     def iterations(self):
-        return 1000 * int(self._parts["iterations"])
+        return 1000 * int(self._name_parts["iterations"])
 
     @property
     def fp16(self):
         """Whether it was trained in half precision."""
-        return self._parts["fp16"] is not None
+        return self._name_parts["fp16"] is not None
 
     @property
     def imagenet(self):
-        """Key of `IMAGENET`: the backbone that training started from."""
+        """Key of `IMAGENET`: the weights of the backbone that training started from."""
         return f"resnet{self.depth}" if self.stem == "b" else f"resnet{self.depth}_{self.stem}"
 
-    # How it is tested, and where it is.
+    # How it is tested, and where its file is.
 
     @property
     def protocol(self):
@@ -213,7 +215,7 @@ class Row:
 
     @property
     def short_name(self):
-        """BACKBONE_DATASET, which rows of several crops, strides and schedules share; see `short_names`."""
+        """BACKBONE_DATASET. Rows with other crops, strides and schedules have the same; see `rows.short_names`."""
         return f"{self.backbone}_{self.dataset}"
 
     @property
@@ -226,22 +228,22 @@ class Row:
 
     @property
     def parameters(self):
-        """Numbers that training learns, without the auxiliary head's."""
+        """The number of trainable parameters, without those of the auxiliary head."""
         return SIZES[self.family, self.backbone][0] + SIZES_PER_CLASS[self.depth][0] * self.num_classes
 
     @property
     def megabytes(self):
-        """Size of the released file's tensors in MB (10^6 bytes); the file is hardly larger."""
+        """Size of the tensors of the released file in MB (10^6 bytes); the file is a little larger."""
         return 4e-6 * (SIZES[self.family, self.backbone][1] + SIZES_PER_CLASS[self.depth][1] * self.num_classes)
 
     @property
     def weights_licence(self):
-        """The licence that mmsegmentation releases its weights under."""
+        """The licence under which mmsegmentation releases its weights."""
         return "Apache-2.0"
 
     @property
     def checkpoint_licence(self):
-        """The licence of the weights, and the terms of what the model was trained on."""
+        """The licence of the weights, and the terms of the data set that the model was trained on."""
         dataset = DATASETS[self.dataset]
         return f"{self.weights_licence} (OpenMMLab's mmsegmentation). Trained on {dataset.title}: {dataset.licence}"
 
@@ -349,7 +351,7 @@ _ROWS = (
     ("deeplabv3plus_r18-d8_4x4_896x896_80k_isaid", "20220110_180526-7059991d", 61.35, 62.61,  6.19),
     ("deeplabv3plus_r50-d8_4x4_896x896_80k_isaid", "20220110_180526-598be439", 67.06, 68.02, 21.45),
     # DeepLabV3+, Mapillary Vistas v1.2
-    # Spelt like no other row. 1280x1280 is what its 512x1024 training crops were padded to.
+    # Its name has another form. It was trained on crops of 512x1024, padded to 1280x1280.
     ("deeplabv3plus_r50-d8_4xb2-300k_mapillay_v1_65-1280x1280",
      "20230301_110504-655f8e43", 47.35, None, 24.04, "deeplabv3plus_r50-d8_512x1024_300k_mapillary"),
 )

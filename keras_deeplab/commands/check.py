@@ -1,9 +1,8 @@
-"""What is wrong with a folder of pictures and label maps, before training stumbles over it:
+"""Checks a folder of pictures and label maps: prints every fault and how frequent each class is.
 
     keras-deeplab check --images images --labels labels --num-classes 19 --to grid.png
 
-prints one line for each faulty file and how frequent the classes are; grid.png shows pictures with their labels in
-colour. Ends non-zero if anything is wrong.
+grid.png shows pictures with their labels in colour. The exit status is not 0 if there is a fault.
 """
 
 import colorsys
@@ -14,26 +13,28 @@ import numpy as np
 from keras_deeplab.catalog.datasets import IGNORE
 from keras_deeplab.commands import command_line
 
-SHOWN = 12  # pictures in the grid
-LISTED = 50  # faults that are printed; the rest is counted
-TILE = 320  # pixels, width of a picture in the grid
+GRID_PICTURES = 12  # at most
+PRINTED_FAULTS = 50  # at most; further ones are only counted
+TILE_WIDTH = 320  # pixels, of a picture in the grid
 
 
 def main(argv):
     arguments = command_line.parser("check", __doc__.splitlines()[0], row=False)
-    arguments.add_argument("--images", metavar="DIR", required=True, help="pictures: JPEG, PNG or TIFF")
-    arguments.add_argument("--labels", metavar="DIR", required=True, help="label maps: PNG of the same stems")
-    arguments.add_argument("--num-classes", metavar="N", type=int, help="number of classes to train")
+    arguments.add_argument("--images", metavar="DIR", required=True, help="folder of pictures: JPEG, PNG or TIFF")
+    arguments.add_argument(
+        "--labels", metavar="DIR", required=True, help="folder of PNG label maps, named as the pictures"
+    )
+    arguments.add_argument("--num-classes", metavar="N", type=int, help="number of classes")
     arguments.add_argument("--classes", dest="num_classes", type=int, action=command_line.OldName)
     arguments.add_argument(
         "--reduce-zero-label", action="store_true", help='labels count from 1, and 0 means "no class"'
     )
-    arguments.add_argument("--to", metavar="FILE", help="write a picture grid there, a .png or .jpg")
+    arguments.add_argument("--to", metavar="FILE", help="write a grid of pictures to this .png or .jpg file")
     options = arguments.parse_args(argv)
     if options.num_classes is None:
         arguments.error("the following arguments are required: --num-classes")
     if not 1 <= options.num_classes <= IGNORE:
-        raise ValueError(f"A label map has 1 to {IGNORE} classes. Received: --num-classes {options.num_classes}.")
+        raise ValueError(f"--num-classes must be from 1 to {IGNORE}. Received: {options.num_classes}.")
 
     import keras
 
@@ -48,10 +49,10 @@ def main(argv):
         problems.append(f"classes.txt names {len(names)} classes, but --num-classes is {options.num_classes}.")
         names = None
     command_line.print_table(report.histogram(names))
-    for line in problems[:LISTED]:
+    for line in problems[:PRINTED_FAULTS]:
         print(line)
-    if len(problems) > LISTED:
-        print(f"... and {len(problems) - LISTED} more.")
+    if len(problems) > PRINTED_FAULTS:
+        print(f"... and {len(problems) - PRINTED_FAULTS} more.")
     if options.to:
         grid(report.pairs, names, options.num_classes, options.reduce_zero_label).save(options.to)
         print(f"wrote {options.to}")
@@ -63,29 +64,39 @@ def main(argv):
 
 
 def grid(pairs, names, classes, reduce_zero_label):
-    """Evenly chosen pictures with their labels in colour, three in a row; those that cannot be shown are left out."""
+    """Draws evenly chosen pairs, the picture with its labels in colour, three in a row.
+
+    Args:
+        pairs: (picture path, label path) of each pair. Pairs that cannot be read or whose sizes differ are left out.
+        names: the classes' names, or None.
+        classes: number of classes.
+        reduce_zero_label: whether label 0 is ignored and classes count from 1.
+
+    Returns:
+        `PIL.Image.Image`, RGB.
+    """
     from PIL import Image
 
     names = names or [f"class {i}" for i in range(classes)]
     colours = palette(classes)
-    chosen = np.unique(np.linspace(0, len(pairs) - 1, SHOWN).round().astype(int)) if pairs else []
+    chosen = np.unique(np.linspace(0, len(pairs) - 1, GRID_PICTURES).round().astype(int)) if pairs else []
     tiles = [tile(*pairs[i], names, colours, reduce_zero_label) for i in chosen]
-    tiles = [shown for shown in tiles if shown is not None]
-    height = max((shown.height for shown in tiles), default=TILE)
+    tiles = [picture for picture in tiles if picture is not None]
+    height = max((picture.height for picture in tiles), default=TILE_WIDTH)
     columns = min(3, max(1, len(tiles)))
-    sheet = Image.new("RGB", (columns * TILE, -(-len(tiles) // columns) * height or height), "white")
-    for i, shown in enumerate(tiles):
-        sheet.paste(shown, (i % columns * TILE, i // columns * height))
+    sheet = Image.new("RGB", (columns * TILE_WIDTH, -(-len(tiles) // columns) * height or height), "white")
+    for i, picture in enumerate(tiles):
+        sheet.paste(picture, (i % columns * TILE_WIDTH, i // columns * height))
     return sheet
 
 
 def tile(image, label, names, colours, reduce_zero_label):
-    """A pair as an overlay of `TILE` pixels' width, or None if it cannot be read or does not match."""
+    """An overlay of a pair, `TILE_WIDTH` pixels wide; None if a file cannot be read or the sizes differ."""
     import tensorflow as tf
     from PIL import Image
 
     from keras_deeplab.data.pipeline import decode_label
-    from keras_deeplab.data.transforms import reduce_zero_label as reduced
+    from keras_deeplab.data.transforms import reduce_zero_label as zero_label_reduced
     from keras_deeplab.pictures.draw import overlay
     from keras_deeplab.pictures.read import read_image
 
@@ -95,17 +106,17 @@ def tile(image, label, names, colours, reduce_zero_label):
         return None
     if picture.shape[:2] != labels.shape:
         return None
-    labels = (reduced(labels) if reduce_zero_label else labels).numpy()
-    size = (TILE, max(1, round(TILE * picture.shape[0] / picture.shape[1])))
+    labels = (zero_label_reduced(labels) if reduce_zero_label else labels).numpy()
+    size = (TILE_WIDTH, max(1, round(TILE_WIDTH * picture.shape[0] / picture.shape[1])))
     picture = np.asarray(Image.fromarray(picture).resize(size))
     labels = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
     return overlay(picture, labels, names, colours)
 
 
 def palette(classes):
-    """Colours that differ from their neighbours': each the golden angle further round the wheel."""
-    wheel = [colorsys.hsv_to_rgb(i * 0.618 % 1, 0.65 + 0.35 * (i % 2), 1 - 0.25 * (i % 3)) for i in range(classes)]
-    return [tuple(round(255 * value) for value in colour) for colour in wheel]
+    """A colour for each class: (R, G, B) of 0..255. Neighbours differ: hues are the golden angle (0.618 turns) apart."""
+    rgb = [colorsys.hsv_to_rgb(i * 0.618 % 1, 0.65 + 0.35 * (i % 2), 1 - 0.25 * (i % 3)) for i in range(classes)]
+    return [tuple(round(255 * value) for value in colour) for colour in rgb]
 
 
 if __name__ == "__main__":

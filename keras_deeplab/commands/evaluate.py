@@ -1,12 +1,14 @@
-"""Scores a row on labelled pictures, by its own test protocol:
+"""Scores a released model on labelled pictures by its own test protocol, or writes label maps for a data set's server.
 
     keras-deeplab evaluate deeplabv3plus_r101_cityscapes --data data --report report
     keras-deeplab evaluate deeplabv3plus_r101_cityscapes --images leftImg8bit --labels trainIds
 
-prints IoU and accuracy of each class and the means, with the published mIoU beside; report/index.html shows where the model
-errs. Of pictures without labels it writes what the data set's server scores:
+prints IoU and accuracy of each class and their means, with the published mIoU beside. report/index.html shows the model's
+errors. For test pictures without labels,
 
     keras-deeplab evaluate deeplabv3plus_r101_cityscapes --images leftImg8bit/test --submission results
+
+writes label maps that the data set's server scores.
 """
 
 import json
@@ -27,27 +29,31 @@ def main(argv):
         const="box",
         default=False,
         choices=("box", "picture"),
-        help="average six sizes, each plain and mirrored: of the row's box, as published, or of the picture",
+        help="average six sizes, each plain and mirrored: multiples of the row's box, as published, or of the picture",
     )
     arguments.add_argument(
         "--resize",
         metavar=("LONG", "SHORT"),
-        type=command_line.positive,
+        type=command_line.positive_integer,
         nargs=2,
-        help="sides in pixels of the box that pictures are resized to fit, if not the row's",
+        help="sides in pixels of the box that pictures are resized to fit; the row's if not given",
     )
-    arguments.add_argument("--resume", metavar="FILE", help="keep the counts there; started again, go on from them")
-    arguments.add_argument("--json", metavar="FILE", help="write the scores there too")
-    arguments.add_argument("--report", metavar="DIR", help="write index.html there: confusion, worst and best pictures")
     arguments.add_argument(
-        "--submission", metavar="DIR", help="of --images alone: label maps for the data set's server"
+        "--resume", metavar="FILE", help="keep the counts in this file, and continue from it if it exists"
+    )
+    arguments.add_argument("--json", metavar="FILE", help="also write the scores to this file")
+    arguments.add_argument(
+        "--report", metavar="DIR", help="write index.html to this folder: confusion matrix, worst and best pictures"
+    )
+    arguments.add_argument(
+        "--submission", metavar="DIR", help="write label maps of --images to this folder, for the data set's server"
     )
     options = arguments.parse_args(argv)
-    for place in filter(None, (options.json, options.resume)):  # better noticed now than when the work is done
-        if not Path(place).resolve().parent.is_dir():
-            raise FileNotFoundError(f"There is no folder {str(Path(place).parent)!r} to write {Path(place).name} to.")
-        if Path(place).is_dir():
-            raise IsADirectoryError(f"{place} is a folder. Name a file.")
+    for file in filter(None, (options.json, options.resume)):  # a wrong path fails now and not after hours of work
+        if not Path(file).resolve().parent.is_dir():
+            raise FileNotFoundError(f"There is no folder {str(Path(file).parent)!r} to write {Path(file).name} to.")
+        if Path(file).is_dir():
+            raise IsADirectoryError(f"{file} is a folder. Name a file.")
 
     row = rows.find(options.row)
     protocol = {"multi_scale_flip": options.multi_scale_flip, "resize": options.resize}
@@ -58,9 +64,14 @@ def main(argv):
 
 
 def submit(row, options, protocol):
-    others = ("data", "labels", "reduce_zero_label", "resume", "json", "report")
-    if not options.images or any(getattr(options, name) for name in others):
-        raise ValueError("A submission is of pictures alone: --images DIR --submission DIR, and no labels to score by.")
+    """Writes label maps of pictures without labels, in the raw ids that the data set's server scores."""
+    scoring = ("data", "labels", "reduce_zero_label", "resume", "json", "report")
+    if not options.images or any(getattr(options, name) for name in scoring):
+        refused = [f"--{name.replace('_', '-')}" for name in scoring if getattr(options, name)]
+        raise ValueError(
+            "--submission needs --images, and none of the options that score labels. "
+            f"Received: {', '.join(refused) or 'no --images'}."
+        )
     from keras_deeplab.evaluation import submission
 
     ids, paths = submission.label_ids(row), submission.pictures(options.images)
@@ -69,6 +80,7 @@ def submit(row, options, protocol):
 
 
 def score(row, options, protocol):
+    """Scores labelled pictures and prints and writes the results."""
     from keras_deeplab.evaluation import report
     from keras_deeplab.evaluation.evaluate import evaluate
     from keras_deeplab.evaluation.report import percent
@@ -76,47 +88,47 @@ def score(row, options, protocol):
     pairs = command_line.open_data(options, "val")
     model = command_line.load(options.row, options.weights)
     command_line.require_classes(pairs, model.num_classes)
-    rule = {"reduce_zero_label": options.reduce_zero_label}
+    label_rule = {"reduce_zero_label": options.reduce_zero_label}
     if options.report:
         Path(options.report).mkdir(parents=True, exist_ok=True)
-    found = evaluate(model, pairs, resume=options.resume, **protocol, **rule)
+    scores = evaluate(model, pairs, resume=options.resume, **protocol, **label_rule)
     if options.json:
-        Path(options.json).write_text(as_json(found))
-    command_line.print_table([("class", "IoU", "Acc"), *classes(found)])
+        Path(options.json).write_text(as_json(scores))
+    command_line.print_table([("class", "IoU", "Acc"), *class_rows(scores)])
     print()
-    known = published(row, **protocol)
+    published_miou = published(row, **protocol)
     command_line.print_table(
         [
-            ("score", "found", "published for the row on its data set"),
-            ("mIoU", percent(found["mIoU"]), percent(known)),
-            *((name, percent(found[name]), "-") for name in ("mAcc", "aAcc")),
-            ("pictures", found["images"], "-"),
+            ("score", "measured", "published for the row on its data set"),
+            ("mIoU", percent(scores["mIoU"]), percent(published_miou)),
+            *((name, percent(scores[name]), "-") for name in ("mAcc", "aAcc")),
+            ("pictures", scores["images"], "-"),
         ]
     )
     if options.report:
-        place = report.write(options.report, row, model, pairs, found, known, **protocol, **rule)
-        print(f"\nwrote {place}")
+        page = report.write(options.report, row, model, pairs, scores, published_miou, **protocol, **label_rule)
+        print(f"\nwrote {page}")
 
 
-def classes(found):
-    """(name, IoU, accuracy) of each class."""
+def class_rows(scores):
+    """(name, IoU, accuracy) of each class, in percent with two decimals."""
     from keras_deeplab.evaluation.report import percent
 
-    return [(scores["class"].strip(), percent(scores["IoU"]), percent(scores["Acc"])) for scores in found["per_class"]]
+    return [(entry["class"].strip(), percent(entry["IoU"]), percent(entry["Acc"])) for entry in scores["per_class"]]
 
 
 def published(row, multi_scale_flip, resize):
-    """The row's published mIoU in percent by that protocol, or None where there is none."""
+    """The row's published mIoU in percent by this protocol, or None if none was published."""
     if resize or multi_scale_flip == "picture":
         return None
     return row.mIoU_ms_flip if multi_scale_flip else row.mIoU
 
 
-def as_json(found):
-    """The scores as JSON, a line for each; null for what is undefined."""
+def as_json(scores):
+    """The scores as JSON, one line each; null if a score is undefined."""
     lines = (
         f"{json.dumps(name)}: {json.dumps(None if isinstance(value, float) and math.isnan(value) else value)}"
-        for name, value in found.items()
+        for name, value in scores.items()
     )
     return "{\n" + ",\n".join(lines) + "\n}\n"
 

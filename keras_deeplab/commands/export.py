@@ -1,9 +1,9 @@
-"""A released model for TensorFlow Serving, LiteRT or ONNX Runtime:
+"""Exports a model for TensorFlow Serving, LiteRT or ONNX Runtime, and compares the result with the Keras model.
 
     keras-deeplab export deeplabv3plus_r101_cityscapes --to models --name deeplab
 
-writes models/deeplab/1, or the next version, and the files that TensorFlow Serving starts with; without --name a SavedModel
-into the folder --to itself. docs/serving.md shows how to ask it.
+writes models/deeplab/1, or the next version, and the configuration files that TensorFlow Serving starts with. Without --name
+it writes a SavedModel into the folder --to itself. docs/serving.md shows how to send requests.
 """
 
 from pathlib import Path
@@ -15,89 +15,118 @@ def main(argv):
     arguments = command_line.parser("export", __doc__.splitlines()[0])
     arguments.add_argument("--to", metavar="DIR", required=True, help="folder to write")
     arguments.add_argument(
-        "--name", help="make DIR a folder of models: the next version of this one, and configurations"
+        "--name",
+        help="make DIR a folder of models and write the next version of the model NAME",
     )
     command_line.add_weights(arguments)
-    arguments.add_argument("--precision", choices=("float32", "bfloat16"), help="what the network computes in")
     arguments.add_argument(
-        "--size", metavar=("H", "W"), type=command_line.positive, nargs=2, help="pixels, for pictures of one size only"
+        "--precision", choices=("float32", "bfloat16"), help="number type that the network computes in"
     )
     arguments.add_argument(
-        "--max-pixels", metavar="N", type=command_line.positive, help="refuse larger pictures (default 67108864)"
+        "--size",
+        metavar=("H", "W"),
+        type=command_line.positive_integer,
+        nargs=2,
+        help="accept pictures of this size only; in pixels",
     )
-    arguments.add_argument("--palette", action="store_true", help="label maps in RGB colours in place of class ids")
-    kinds = arguments.add_mutually_exclusive_group()
-    kinds.add_argument("--litert", action="store_true", help="a float16 LiteRT file in place of a SavedModel")
-    kinds.add_argument("--int8", metavar="DIR", help="an int8 LiteRT file, calibrated on the pictures in DIR")
-    kinds.add_argument("--onnx", action="store_true", help="an ONNX file")
     arguments.add_argument(
-        "--calibration", metavar="DIR", help="pictures to compare with float32 on, if not drawn ones"
+        "--max-pixels",
+        metavar="N",
+        type=command_line.positive_integer,
+        help="refuse larger pictures (default 67108864)",
+    )
+    arguments.add_argument(
+        "--palette", action="store_true", help="return label maps in RGB colours in place of class ids"
+    )
+    formats = arguments.add_mutually_exclusive_group()
+    formats.add_argument("--litert", action="store_true", help="write a float16 LiteRT file in place of a SavedModel")
+    formats.add_argument("--int8", metavar="DIR", help="write an int8 LiteRT file, calibrated on the pictures in DIR")
+    formats.add_argument("--onnx", action="store_true", help="write an ONNX file")
+    arguments.add_argument(
+        "--calibration",
+        metavar="DIR",
+        help="folder of pictures on which to compare with float32; synthetic pictures if not given",
     )
     options = arguments.parse_args(argv)
-    file = {"litert": "model_float16.tflite", "int8": "model_int8.tflite", "onnx": "model.onnx"}
-    file = next((name for kind, name in file.items() if getattr(options, kind)), None)
+    file_names = {"litert": "model_float16.tflite", "int8": "model_int8.tflite", "onnx": "model.onnx"}
+    file = next((name for option, name in file_names.items() if getattr(options, option)), None)
     options.size = tuple(options.size) if options.size else None
     refuse_contradictions(options, file)
 
     import keras
 
-    steps = keras.utils.Progbar(3, unit_name="step")
+    bar = keras.utils.Progbar(3, unit_name="step")
     model = command_line.load(options.row, options.weights)
-    steps.update(1)
+    bar.update(1)
     if file is None:
-        path, rows = saved_model(model, options, steps)
+        path, rows = write_saved_model(model, options, bar)
     else:
-        path, rows = converted(model, Path(options.to, file), options, steps)
-    steps.update(3)
+        path, rows = write_converted(model, Path(options.to, file), options, bar)
+    bar.update(3)
     command_line.print_table([("check", "result"), *rows, ("written", path)])
 
 
 def refuse_contradictions(options, file):
-    given = {"--name": options.name, "--precision": options.precision, "--max-pixels": options.max_pixels}
-    given["--palette"] = options.palette
-    for option, value in given.items():
+    """Raises `ValueError` if two options contradict. `file` is the name of the LiteRT or ONNX file, or None."""
+    saved_model_only = {
+        "--name": options.name,
+        "--precision": options.precision,
+        "--max-pixels": options.max_pixels,
+        "--palette": options.palette,
+    }
+    for option, value in saved_model_only.items():
         if file and value:
-            raise ValueError(f"{option} is for a SavedModel; {file} has no use for it. Leave one of the two out.")
+            raise ValueError(f"{option} is for a SavedModel only. Received: {option} for {file}. Leave {option} out.")
     if options.palette and options.calibration:
-        raise ValueError("Colours cannot be scored: export class ids to compare on --calibration, or leave it out.")
+        raise ValueError(
+            "--calibration compares class ids. Received: --palette too, which exports colours. Leave one of them out."
+        )
     if options.int8 and options.calibration:
-        raise ValueError("--int8 names the folder of pictures already. Leave --calibration out.")
+        raise ValueError("--int8 names the folder of pictures already. Received: --calibration too. Leave it out.")
 
 
-def saved_model(model, options, steps):
-    """Writes the SavedModel and compares it with `segment`, and a variant with float32."""
+def write_saved_model(model, options, bar):
+    """Writes the SavedModel and compares its labels with those of `segment`, and of a variant with those of float32.
+
+    Returns:
+        Its path, and rows of (check, result).
+    """
     from keras_deeplab.serving import repository, verify
     from keras_deeplab.serving.export import at_precision, export_saved_model
 
     path = repository.next_version(options.to, options.name) if options.name else Path(options.to)
     pictures = verify.calibration_pictures(options.calibration, options.size) if options.calibration else None
-    given = {key: getattr(options, key) for key in ("palette", "precision", "size", "max_pixels")}
-    export_saved_model(model, path, **given)
-    steps.update(2)
+    variant = {key: getattr(options, key) for key in ("palette", "precision", "size", "max_pixels")}
+    export_saved_model(model, path, **variant)
+    bar.update(2)
     served, reference = at_precision(model, options.precision), at_precision(model, "float32")
     if options.palette or (served is reference and not options.size):
         reference = None
     limits = dict(size=options.size, max_pixels=options.max_pixels)
-    rows = verify.same_labels(served, path, **limits, pictures=pictures, reference=reference)
+    rows = verify.require_same_labels(served, path, **limits, pictures=pictures, reference=reference)
     if options.name:
         rows += [("configuration", file) for file in repository.write_configs(options.to)]
     return path, rows
 
 
-def converted(model, path, options, steps):
-    """Writes a LiteRT or ONNX file and compares it with the float32 model."""
+def write_converted(model, path, options, bar):
+    """Writes a LiteRT or ONNX file and compares its labels with those of the float32 model.
+
+    Returns:
+        Its path, and rows of (check, result).
+    """
     from keras_deeplab.serving import litert_onnx, verify
     from keras_deeplab.serving.export import at_precision
 
     size = options.size or litert_onnx.default_size(model.protocol)
     folder = options.int8 or options.calibration
-    pictures = verify.calibration_pictures(folder, size) if folder else verify.drawn_pictures(size)
+    pictures = verify.calibration_pictures(folder, size) if folder else verify.synthetic_pictures(size)
     if options.onnx:
         litert_onnx.export_onnx(model, path, size=size)
     else:
         calibration = list(pictures.values()) if options.int8 else None
         litert_onnx.export_litert(model, path, size=size, calibration=calibration)
-    steps.update(2)
+    bar.update(2)
     return path, verify.agreement(at_precision(model, "float32"), pictures, verify.labels_of(path, pictures))
 
 

@@ -1,4 +1,4 @@
-"""Prints the released models, with what they score, their size and their licence:
+"""Prints the released models with their published scores, sizes and licences.
 
 keras-deeplab list
 keras-deeplab list --dataset cityscapes --backbone r50 --class DeepLabV3Plus
@@ -12,21 +12,21 @@ from keras_deeplab.commands import command_line
 def main(argv):
     arguments = command_line.parser("list", __doc__.splitlines()[0], row=False)
     add = arguments.add_argument
-    add("--dataset", metavar="NAME", choices=list(DATASETS), help="models trained on this data set")
-    add("--backbone", metavar="NAME", choices=rows.backbones(), help="models of this backbone")
-    add("--class", dest="class_name", choices=list(rows.CLASS_NAMES.values()), help="models of this class")
+    add("--dataset", metavar="NAME", choices=list(DATASETS), help="only models trained on this data set")
+    add("--backbone", metavar="NAME", choices=rows.backbones(), help="only models of this backbone")
+    add("--class", dest="class_name", choices=list(rows.CLASS_NAMES.values()), help="only models of this class")
     options = arguments.parse_args(argv)
-    found = rows.select(dataset=options.dataset, backbone=options.backbone, class_name=options.class_name)
-    if not found:
-        raise ValueError("No released model is of that data set, backbone and class. Leave one of the options out.")
+    selected = rows.select(dataset=options.dataset, backbone=options.backbone, class_name=options.class_name)
+    if not selected:
+        raise ValueError("No released model has this data set, backbone and class. Leave one of the options out.")
     table = [("model", "mIoU", "ms+flip", "parameters", "file, MB", "licence of the weights")]
-    for row in found:
-        flip = "-" if row.mIoU_ms_flip is None else f"{row.mIoU_ms_flip:.2f}"
+    for row in selected:
+        ms_flip = "-" if row.mIoU_ms_flip is None else f"{row.mIoU_ms_flip:.2f}"
         size = f"{row.parameters / 1e6:.1f} M", f"{row.megabytes:.0f}"
-        table.append((row.name, f"{row.mIoU:.2f}", flip, *size, row.weights_licence))
+        table.append((row.name, f"{row.mIoU:.2f}", ms_flip, *size, row.weights_licence))
     command_line.print_table(table)
-    print("\nWhat they were trained on has terms of its own:")
-    for name in dict.fromkeys(row.dataset for row in found):
+    print("\nThe data sets that they were trained on have terms of their own:")
+    for name in dict.fromkeys(row.dataset for row in selected):
         print(f"  {DATASETS[name].title}: {DATASETS[name].licence}")
 
 

@@ -1,8 +1,9 @@
-"""Label maps of pictures, by a released model:
+"""Writes label maps of pictures, made by a released model.
 
     keras-deeplab predict deeplabv3plus_r101_cityscapes street.jpg --to labels
 
-writes labels/street.png, an 8-bit palette PNG whose values are the class ids, and labels/street_overlay.png for people.
+writes labels/street.png, an 8-bit palette PNG whose values are the class ids, and labels/street_overlay.png, the picture with
+its classes in colour.
 """
 
 from pathlib import Path
@@ -21,7 +22,7 @@ def main(argv):
         "--multi-scale-flip", action="store_true", help="average over six sizes, each plain and mirrored"
     )
     arguments.add_argument(
-        "--scores", action="store_true", help="also STEM.npz: labels, scores, input (the resized picture)"
+        "--scores", action="store_true", help="also write STEM.npz: labels, scores, and input, the resized picture"
     )
     options = arguments.parse_args(argv)
     paths = unique_stems(options.images)
@@ -39,37 +40,43 @@ def main(argv):
     rows = [("picture", "size", "most frequent classes")]
     for i, path in enumerate(paths):
         picture = read_image(path)
-        found = segment(model, picture, multi_scale_flip=options.multi_scale_flip, return_scores=options.scores)
-        labels, scores = found if options.scores else (found, None)
+        result = segment(model, picture, multi_scale_flip=options.multi_scale_flip, return_scores=options.scores)
+        labels, scores = result if options.scores else (result, None)
         palette_image(labels, model.palette).save(to / f"{path.stem}.png")
         overlay(picture, labels, model.classes, model.palette).save(to / f"{path.stem}_overlay.png")
         if options.scores:
             np.savez(
                 to / f"{path.stem}.npz", labels=labels, scores=scores, input=resized_to_box(model.protocol, picture)
             )
-        rows.append((path.name, f"{labels.shape[1]}x{labels.shape[0]}", frequent(labels, model.classes)))
+        rows.append((path.name, f"{labels.shape[1]}x{labels.shape[0]}", frequent_classes(labels, model.classes)))
         bar.update(i + 1)
     command_line.print_table(rows)
 
 
 def unique_stems(images):
-    """The paths; refused where one is missing or two would be written to the same file."""
+    """The images' paths.
+
+    Raises:
+        FileNotFoundError: if a picture does not exist.
+        ValueError: if two results would be written to the same file.
+    """
     paths = [Path(image) for image in images]
-    seen = {}
+    path_of_result = {}
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"There is no picture {str(path)!r}.")
         for name in (path.stem, f"{path.stem}_overlay"):
-            if name in seen:
+            if name in path_of_result:
                 raise ValueError(
-                    f"{path} and {seen[name]} would both be written to {name}.png. Give them other names, or "
+                    f"{path} and {path_of_result[name]} would both be written to {name}.png. Give them other names, or "
                     "predict them into two folders."
                 )
-            seen[name] = path
+            path_of_result[name] = path
     return paths
 
 
-def frequent(labels, classes, count=3):
+def frequent_classes(labels, classes, count=3):
+    """The names of the `count` most frequent classes with their shares of the pixels, as text."""
     shares = np.bincount(labels.ravel(), minlength=len(classes)) / labels.size
     top = np.argsort(-shares, kind="stable")[:count]
     return ", ".join(f"{classes[i].strip()} {100 * shares[i]:.1f}%" for i in top if shares[i])

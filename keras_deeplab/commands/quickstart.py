@@ -1,10 +1,11 @@
-"""The whole way in two minutes, without a download: draws labelled scenes, learns them, scores, exports, serves, shows.
+"""Makes a toy data set, trains a small DeepLabV3+, evaluates, exports and queries it, and writes a result page.
 
     keras-deeplab quickstart --to quickstart
 
-A narrow DeepLabV3+ is trained from random weights by a released row's recipe, on two devices: halves of this processor. It
-is to reach 70 mIoU on scenes that it has not seen, where telling the classes by their mean colours reaches about 4. Ends
-non-zero if it does not, or if the SavedModel gives other labels than `segment`: then something is wrong with the installation.
+takes about two minutes and downloads nothing. A narrow network is trained from random weights by a released row's recipe, on
+two devices, which are halves of this processor. Its mIoU on scenes that it has not seen must be at least 70; telling classes
+apart by their mean colours gives about 4. The exit status is not 0 if the mIoU is lower, or if the SavedModel gives other
+labels than `segment`. Then something is wrong with the installation.
 """
 
 from pathlib import Path
@@ -19,10 +20,10 @@ ROW = "deeplabv3plus_r18_cityscapes"
 NARROW = dict(base_channels=16, stem_channels=16, aspp_channels=32, low_level_channels=12, auxiliary_channels=16)
 SCENES = {"train": 200, "held_out": 40}
 STEPS, BATCH, CROP, LEARNING_RATE = 300, 16, (96, 96), 0.012
-SMALL = dict(  # what the row's recipe changes for small pictures and few steps from random weights
+RECIPE_CHANGES = dict(  # for small pictures, and for few steps from random weights
     resize_base=(WIDTH, HEIGHT), resize_ratio=(1.0, 1.5), optimizer="AdamW", weight_decay=0.05
 )
-ENOUGH = 70.0  # mIoU
+REQUIRED_MIOU = 70.0  # percent, on the held-out scenes
 
 
 def main(argv):
@@ -30,13 +31,13 @@ def main(argv):
     arguments.add_argument(
         "--to", metavar="DIR", default="quickstart", help="folder for scenes, models and the picture"
     )
-    arguments.add_argument("--seed", type=int, default=0, help="of every random number")
+    arguments.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
     arguments.add_argument(
         "--steps",
         metavar="N",
-        type=command_line.positive,
+        type=command_line.positive_integer,
         default=STEPS,
-        help="fewer are faster, and then no score is asked for",
+        help="training steps; the mIoU is not checked if there are fewer than the default",
     )
     options = arguments.parse_args(argv)
     to = Path(options.to)
@@ -53,29 +54,32 @@ def main(argv):
     for number, (folder, count) in enumerate(zip(folders, SCENES.values(), strict=True)):
         write_scenes(folder, count, seed=(options.seed, number))
         print(f"{count} scenes: {folder}")
-    seen, held_out = ((folder / "images", folder / "labels") for folder in folders)
+    training, held_out = ((folder / "images", folder / "labels") for folder in folders)
 
     print(f"Training a narrow DeepLabV3+, {options.steps} steps on two devices")
     with strategy.scope():
-        model = train(strategy, seen, options.steps, options.seed)
+        model = train(strategy, training, options.steps, options.seed)
     model.save(to / "model.keras")
 
     print("Scoring on the held-out scenes")
-    found = evaluate(model, *held_out)
-    by_colour = nearest_mean_colour(seen, held_out)
+    scores = evaluate(model, *held_out)
+    colour_scores = nearest_mean_colour(training, held_out)
 
-    print("Exporting, and asking the SavedModel")
+    print("Exporting, and querying the SavedModel")
     export_saved_model(model, to / "saved_model")
     pictures = sorted(held_out[0].iterdir())
     predicted = segment(model, pictures)
-    differing = int(np.sum(np.stack(predicted) != np.stack(served(to / "saved_model", pictures))))
-    caption = f"Held-out mIoU {found['mIoU']:.1f}; by the nearest mean colour of a class {by_colour['mIoU']:.1f}"
+    differing = int(np.sum(np.stack(predicted) != np.stack(labels_of_saved_model(to / "saved_model", pictures))))
+    caption = f"Held-out mIoU {scores['mIoU']:.1f}; by the nearest mean colour of a class {colour_scores['mIoU']:.1f}"
     page(*read_scenes(held_out), predicted, caption).save(to / "quickstart.png")
-    report(found, by_colour, differing, to)
+    print_results(scores, colour_scores, differing, to)
     if differing:
-        raise ValueError(f"The SavedModel labels {differing} pixels of the held-out scenes otherwise than `segment`.")
-    if options.steps >= STEPS and found["mIoU"] < ENOUGH:
-        raise ValueError(f"The quickstart reaches {ENOUGH:g} mIoU. Received: {found['mIoU']:.2f}.")
+        raise ValueError(
+            "The SavedModel's labels must equal those of `segment`. "
+            f"Received: {differing} pixels of the held-out scenes that differ."
+        )
+    if options.steps >= STEPS and scores["mIoU"] < REQUIRED_MIOU:
+        raise ValueError(f"The held-out mIoU must be at least {REQUIRED_MIOU:g}. Received: {scores['mIoU']:.2f}.")
 
 
 def two_devices():
@@ -83,23 +87,23 @@ def two_devices():
     import keras
     import tensorflow as tf
 
-    from keras_deeplab.training.devices import processors
+    from keras_deeplab.training.devices import strategy_over_cpu_parts
 
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
-            "MirroredStrategy and SavedModel are TensorFlow's: run the quickstart with KERAS_BACKEND=tensorflow. "
-            f"Received: {keras.backend.backend()}."
+            "The quickstart needs the TensorFlow backend, for MirroredStrategy and SavedModel. "
+            f"Received: {keras.backend.backend()}. Set KERAS_BACKEND=tensorflow."
         )
-    tf.config.set_visible_devices([], "GPU")  # the same result on every machine
-    return processors(2)
+    tf.config.set_visible_devices([], "GPU")  # so that the result is the same on every machine
+    return strategy_over_cpu_parts(2)
 
 
 def train(strategy, folders, steps, seed):
-    """A narrow network after `steps` steps on the scenes in `folders` (images, labels)."""
-    from keras_deeplab.training.devices import shared_by_processors
+    """Trains a narrow network for `steps` steps on the scenes in `folders` (images, labels)."""
+    from keras_deeplab.training.devices import distribute_over_cpu_parts
     from keras_deeplab.zoo.models import DeepLabV3Plus
 
-    recipe = recipes.find(ROW).replace(**SMALL)
+    recipe = recipes.find(ROW).replace(**RECIPE_CHANGES)
     model = DeepLabV3Plus(
         len(CLASSES),
         backbone="r18",
@@ -110,42 +114,51 @@ def train(strategy, folders, steps, seed):
     )
     recipe.compile(model, steps, LEARNING_RATE)
     data = recipe.training_data(*folders, batch=BATCH, crop=CROP, seed=seed, reduce_zero_label=False)
-    model.fit(shared_by_processors(strategy, data.take(steps)), steps_per_epoch=steps, shuffle=False)
+    model.fit(distribute_over_cpu_parts(strategy, data.take(steps)), steps_per_epoch=steps, shuffle=False)
     return model
 
 
-def nearest_mean_colour(seen, held_out):
-    """The scores of the plainest idea: a pixel has the class whose mean colour in the training scenes is nearest."""
+def nearest_mean_colour(training, held_out):
+    """Scores a baseline that only knows colours: a pixel gets the class of the nearest mean colour.
+
+    Args:
+        training: folders (images, labels) of the scenes from which the mean colour of each class is taken.
+        held_out: folders (images, labels) of the scenes that are scored.
+
+    Returns:
+        What `scores` of `keras_deeplab.evaluation.evaluate` returns.
+    """
     from keras_deeplab.evaluation.evaluate import confusion, scores
 
-    images, labels = read_scenes(seen)
+    images, labels = read_scenes(training)
     means = np.array([images[labels == i].mean(0) for i in range(len(CLASSES))])
     images, labels = read_scenes(held_out)
     nearest = np.argmin([np.square(images - mean).sum(-1) for mean in means], axis=0)
     return scores(confusion(labels, nearest, len(CLASSES)))
 
 
-def served(folder, pictures):
-    """The label maps that a SavedModel gives for the bytes of picture files."""
+def labels_of_saved_model(folder, pictures):
+    """The label maps, (H, W) uint8 each, that a SavedModel returns for the bytes of picture files."""
     import tensorflow as tf
 
     serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
-    answers = serve(image_bytes=tf.constant([picture.read_bytes() for picture in pictures]))["label_png"]
-    return [tf.io.decode_png(answer).numpy()[..., 0] for answer in answers]
+    pngs = serve(image_bytes=tf.constant([picture.read_bytes() for picture in pictures]))["label_png"]
+    return [tf.io.decode_png(png).numpy()[..., 0] for png in pngs]
 
 
-def report(found, by_colour, differing, to):
-    """Prints the scores of both and where everything is."""
+def print_results(scores, colour_scores, differing, to):
+    """Prints the scores of the network and of the baseline, and where the files are."""
     print()
-    rows = [[scores["IoU"] for scores in pair] for pair in zip(found["per_class"], by_colour["per_class"], strict=True)]
+    per_class = zip(scores["per_class"], colour_scores["per_class"], strict=True)
+    rows = [[entry["IoU"] for entry in both] for both in per_class]
     command_line.print_table(
         [
             ("IoU on held-out scenes", "DeepLabV3+", "nearest mean colour"),
             *(
-                (name, *("-" if iou is None else f"{iou:.1f}" for iou in pair))
-                for name, pair in zip(CLASSES, rows, strict=True)
+                (name, *("-" if iou is None else f"{iou:.1f}" for iou in ious))
+                for name, ious in zip(CLASSES, rows, strict=True)
             ),
-            ("mean", f"{found['mIoU']:.1f}", f"{by_colour['mIoU']:.1f}"),
+            ("mean", f"{scores['mIoU']:.1f}", f"{colour_scores['mIoU']:.1f}"),
         ]
     )
     print()

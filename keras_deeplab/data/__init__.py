@@ -1,1 +1,1 @@
-"""Files in, batches out."""
+"""Picture and label files in, batches for training and evaluation out."""

@@ -1,8 +1,10 @@
-"""Plain folders of pictures and label maps: which files belong together, and what is wrong with them before training.
+"""A folder of pictures and one of label maps in; their pairs, and a report of the faults in them, out.
 
 images/street_03.jpg    JPEG, PNG or TIFF
-labels/street_03.png    PNG, grey or palette: a class in each pixel, 255 where there is none
+labels/street_03.png    PNG, grey or palette: the number of a class in each pixel, 255 for pixels without a class
 classes.txt             optional, beside the two folders or in one of them: one class name per line
+
+The stem of a file is its name without the ending. Files of the same stem belong together.
 """
 
 import os
@@ -20,27 +22,43 @@ from keras_deeplab.pictures.files import IMAGE_SUFFIXES, list_files
 
 
 def match(images, labels):
-    """[(image, label)] sorted by stem, and a line for each file without a partner."""
+    """The files that belong together, and those that have no partner.
+
+    Args:
+        images, labels: folders.
+
+    Returns:
+        [(image path, label path)] sorted by stem, and a sorted list of one line for each file without a partner.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if a folder holds no such files, or two of the same stem.
+    """
     images, labels = Path(images), Path(labels)
     pictures, maps = _by_stem(images, IMAGE_SUFFIXES), _by_stem(labels, (".png",))
-    lines = [f"{path} has no label {labels / stem}.png." for stem, path in pictures.items() if stem not in maps]
-    lines += [
+    problems = [
+        f"{path} has no label: {labels / stem}.png is missing." for stem, path in pictures.items() if stem not in maps
+    ]
+    problems += [
         f"{path} has no image of the stem {stem!r} in {images}." for stem, path in maps.items() if stem not in pictures
     ]
-    return [(pictures[stem], maps[stem]) for stem in sorted(pictures) if stem in maps], sorted(lines)
+    return [(pictures[stem], maps[stem]) for stem in sorted(pictures) if stem in maps], sorted(problems)
 
 
 def _by_stem(folder, suffixes):
-    found = {}
+    paths = {}
     for path in list_files(folder, suffixes):
-        if path.stem in found:
-            raise ValueError(f"{path} and {found[path.stem].name} have the same stem. Keep one of them.")
-        found[path.stem] = path
-    return found
+        if path.stem in paths:
+            raise ValueError(
+                f"The files of a folder must have different stems. Received: {path}, {paths[path.stem].name}. "
+                "Keep one of them."
+            )
+        paths[path.stem] = path
+    return paths
 
 
 def read_classes(images, labels):
-    """The class names of classes.txt, or None where there is none: in either folder, or beside both."""
+    """The class names of classes.txt, a tuple; None if no such file lies in either folder or beside the images folder."""
     for folder in (Path(labels), Path(images), Path(images).resolve().parent):
         path = folder / "classes.txt"
         if path.is_file():
@@ -54,10 +72,10 @@ class Report:
 
     Attributes:
         pairs: [(image, label)] of files that belong together, faulty ones included.
-        problems: one line for each fault, naming the file; empty if all is well.
+        problems: one line for each fault, with the name of the file; empty if there is no fault.
         pixels: (num_classes,) int64, labelled pixels of each class after `reduce_zero_label`.
-        pictures: (num_classes,) int64, in how many label maps each class occurs.
-        ignored: pixels without a class.
+        pictures: (num_classes,) int64, the number of label maps in which each class occurs.
+        ignored: the number of pixels without a class.
     """
 
     pairs: list
@@ -67,7 +85,15 @@ class Report:
     ignored: int
 
     def histogram(self, classes=None):
-        """Rows (class, name, share of the labelled pixels, pictures), the first of them the head."""
+        """The class frequencies as a table.
+
+        Args:
+            classes: class names; None leaves the names empty.
+
+        Returns:
+            Rows (class, name, share of the labelled pixels, pictures). The first row is the header; the last row is
+            the ignored pixels and their share of all pixels.
+        """
         classes = classes or [""] * len(self.pixels)
         total = max(1, self.pixels.sum())
         rows = [
@@ -85,11 +111,11 @@ def check(
     reduce_zero_label: bool = False,
     progress: Callable[[int], object] | None = None,
 ) -> Report:
-    """Reads every file once, in parallel, and says what training would stumble over or silently learn wrongly.
+    """Reads every file once, in parallel, and reports the faults that would stop training or teach wrong classes.
 
     Args:
         images, labels: folders.
-        num_classes: classes to train.
+        num_classes: the number of classes to train.
         reduce_zero_label: whether labels count from 1, with 0 for "no class".
         progress: called with the number of pairs read so far.
 
@@ -97,17 +123,18 @@ def check(
         `Report`.
 
     Raises:
-        ValueError, FileNotFoundError: where there is no folder, nothing in it, or one stem twice.
+        FileNotFoundError: if there is no such folder.
+        ValueError: if a folder holds no such files, or two of the same stem.
     """
     pairs, problems = match(images, labels)
-    counts = np.zeros([len(pairs), 256], np.int64)
+    counts = np.zeros([len(pairs), 256], np.int64)  # pixels of each value in each label map
 
-    def look(pair):
-        return _look(*pair, num_classes, reduce_zero_label)
+    def check_pair(pair):
+        return _check_pair(*pair, num_classes, reduce_zero_label)
 
     with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
-        for i, (lines, count) in enumerate(pool.map(look, pairs)):
-            problems += lines
+        for i, (faults, count) in enumerate(pool.map(check_pair, pairs)):
+            problems += faults
             counts[i] = count
             if progress:
                 progress(i + 1)
@@ -118,23 +145,29 @@ def check(
     return Report(pairs, problems, counts.sum(axis=0), (counts > 0).sum(axis=0), int(ignored))
 
 
-def _look(image_path, label_path, num_classes, reduce_zero_label):
-    """The faults of one pair, and how often each value occurs in its label."""
-    lines, sizes, count = [], [], np.zeros(256, np.int64)
+def _check_pair(image_path, label_path, num_classes, reduce_zero_label):
+    """The faults of one pair, a line for each, and the number of pixels of each value in its label, (256,) int64."""
+    faults, sizes, count = [], [], np.zeros(256, np.int64)
     for path, read in ((image_path, _read_image), (label_path, _read_label)):
         try:
             size, histogram = read(path)
             sizes.append(size)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            lines.append(f"{path} {' '.join(str(error).split())}")
+            faults.append(f"{path} {' '.join(str(error).split())}")  # one line, whatever the error's text
             continue
         if histogram is not None:
             count = np.array(histogram, np.int64)
-            lines += _foreign(path, count, num_classes, reduce_zero_label)
+            faults += _unknown_values(path, count, num_classes, reduce_zero_label)
     if len(sizes) == 2 and sizes[0] != sizes[1]:
         (width, height), (label_width, label_height) = sizes
-        lines.append(f"{image_path} is {width}x{height}, but its label {label_path} {label_width}x{label_height}.")
-    return lines, count
+        faults.append(
+            f"{image_path} is {width}x{height}, but its label {label_path} is {label_width}x{label_height} "
+            "(width x height). Both must have the same size."
+        )
+    return faults, count
+
+
+# The errors of the functions below go on from the path of the file: "PATH is CMYK, ...".
 
 
 def _open(path, formats):
@@ -144,7 +177,7 @@ def _open(path, formats):
     except Exception as error:
         raise ValueError(f"cannot be read: {error}.") from error
     if image.format not in formats:
-        raise ValueError(f"is a {image.format} file, whatever its name. Expected: {', '.join(formats)}.")
+        raise ValueError(f"is in fact a {image.format} file. Expected: {', '.join(formats)}.")
     return image
 
 
@@ -153,24 +186,30 @@ def _read_image(path):
         if image.mode == "CMYK":
             raise ValueError("is CMYK, whose colours depend on a profile. Convert it to RGB.")
         if image.mode in ("I", "F"):
-            raise ValueError(f"has {image.mode} pixels, whose range is unknown. Convert them to 8 bits.")
+            raise ValueError(
+                f"has pixels of Pillow's mode {image.mode}, whose range is unknown. Convert them to 8 bits."
+            )
         return (image.size[::-1] if swaps_sides(image) else image.size), None
 
 
 def _read_label(path):
     with _open(path, ("PNG",)) as image:
         if image.mode.startswith("I"):
-            raise ValueError("has 16 bits. A label has 8: classes 0..254, and 255 where there is none.")
+            raise ValueError(
+                "has 16 bits per pixel. A label has 8: classes 0..254, and 255 for pixels without a class."
+            )
         if image.mode not in ("1", "L", "P"):
             raise ValueError(
-                f"is a colour picture ({image.mode}). A label holds a class in each pixel: grey or palette PNG, not RGB."
+                f"is a colour picture ({image.mode}). A label must be a grey or palette PNG, not RGB: each pixel is the "
+                "number of a class."
             )
         values = image.histogram()
+        # Pillow counts the ones of a 1-bit picture as 255; they are class 1.
         return image.size, values if image.mode != "1" else [values[0], values[255], *[0] * 254]
 
 
-def _foreign(path, count, num_classes, reduce_zero_label):
-    """A line if a label map holds values that are no class."""
+def _unknown_values(path, count, num_classes, reduce_zero_label):
+    """A list of one line if a label map holds values that are no class, otherwise an empty list."""
     last = num_classes if reduce_zero_label else num_classes - 1
     values = [int(value) for value in np.flatnonzero(count[:IGNORE]) if value > last]
     if not values:
@@ -180,7 +219,7 @@ def _foreign(path, count, num_classes, reduce_zero_label):
     if reduce_zero_label:
         rule += " (with reduce_zero_label 0 becomes 255 and every other label is lowered by one)."
     elif values == [num_classes]:
-        rule += "; if they count from 1, with 0 for no class, use reduce_zero_label."
+        rule += "; if they count from 1, and 0 means no class, use reduce_zero_label."
     else:
         rule += "."
     return [f"{path} holds {shown} ({int(count[values].sum())} pixels). {rule}"]

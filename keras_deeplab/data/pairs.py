@@ -1,4 +1,4 @@
-"""Pictures and their label maps, by number: of two folders, two lists of files, or a prepared data set."""
+"""Two folders, two lists of files or a prepared data set in; numbered pairs of an encoded picture and label map out."""
 
 import os
 import struct
@@ -9,16 +9,18 @@ import tensorflow as tf
 
 from keras_deeplab.data import folder
 
-HEADER, FOOTER = 12, 4  # bytes around a record of a TFRecord file: its length and checksums
+# Bytes before and after each record of a TFRecord file: its length (8) and a checksum (4); a checksum (4).
+HEADER, FOOTER = 12, 4
 
 
 class FilePairs:
-    """Two lists of files.
+    """Two lists of files; the files at the same place of both lists belong together.
 
     Attributes:
-        images, labels: what to call each of them in a message: here their paths.
-        stems: what to call results of them.
-        train_ids: whether labels are classes as a model counts them, `reduce_zero_label` done.
+        images, labels: the names that messages give each picture and label map: here the paths.
+        stems: the names that results get: here the file names without their ending.
+        train_ids: whether the labels are known to be class numbers as a model counts them, so that
+            `reduce_zero_label` must not be applied to them.
     """
 
     train_ids = False
@@ -31,21 +33,29 @@ class FilePairs:
         return len(self.images)
 
     def read(self, number):
-        """The encoded picture and label map, bytes."""
+        """The encoded picture and label map of a pair, bytes."""
         return self.images[number].read_bytes(), self.labels[number].read_bytes()
 
     def tensors(self, number):
-        """`read` in a graph: picture, label map and the names of both, string scalars."""
+        """`read` inside a TensorFlow graph: the encoded picture and label map and the names of both, string scalars."""
         names = [tf.constant([str(path) for path in paths])[number] for paths in (self.images, self.labels)]
         return *map(tf.io.read_file, names), *names
 
 
 class PreparedPairs:
-    """A split of a prepared data set, any example at once: TFDS's reader can only start at the beginning of a file.
+    """A split of a prepared data set whose examples can be read in any order.
+
+    TFDS's own reader must start at the beginning of a file. This class notes where each record begins and reads it
+    directly.
+
+    Args:
+        dataset: name of the data set in the catalogue.
+        split: name of the split.
+        instructions: TFDS's instructions, one for each file, that select the records of the split.
 
     Attributes:
-        dataset: its name in the catalogue.
-        images, labels, stems, train_ids: as of `FilePairs`; the names are read when they are asked for.
+        dataset: name of the data set in the catalogue.
+        images, labels, stems, train_ids: as those of `FilePairs`. A name is read from its file when it is indexed.
     """
 
     train_ids = True
@@ -60,26 +70,30 @@ class PreparedPairs:
         return len(self._records)
 
     def example(self, number):
-        """The encoded picture and label map, and their name, bytes."""
+        """The encoded picture and label map of a pair, and its name, bytes."""
         path, offset, length = self._records[number]
         with tf.io.gfile.GFile(path, "rb") as file:
             file.seek(offset)
             try:
                 features = tf.train.Example.FromString(file.read(length)).features.feature
                 return tuple(features[key].bytes_list.value[0] for key in ("image", "label", "name"))
-            except Exception as error:  # protobuf's own, or an empty list
+            except Exception as error:  # an error of protobuf, or IndexError where a feature is missing
                 raise ValueError(f"{path} is damaged at byte {offset}. Prepare {self.dataset} again.") from error
 
     def read(self, number):
+        """As `FilePairs.read`."""
         return self.example(number)[:2]
 
     def tensors(self, number):
+        """As `FilePairs.tensors`."""
         image, label, name = tf.numpy_function(self.example, [number], [tf.string] * 3)
         name = tf.strings.join([f"{self.dataset} {self.split} ", name])
         return *(tf.ensure_shape(x, []) for x in (image, label)), name, name
 
 
 class _Names(Sequence):
+    """The names of all examples, each with a prefix; a name is read from its file when it is indexed."""
+
     def __init__(self, pairs, prefix):
         self.pairs, self.prefix = pairs, prefix
 
@@ -91,36 +105,36 @@ class _Names(Sequence):
 
 
 def _records(instruction):
-    """[(file, offset, length)] of the records that TFDS's instruction for one file names."""
-    path, found, offset = instruction.filename, [], 0
+    """[(file, offset, length)], in bytes, of the records that TFDS's instruction for one file selects."""
+    path, records, offset = instruction.filename, [], 0
     with tf.io.gfile.GFile(path, "rb") as file:
         while offset + HEADER <= file.size():
             file.seek(offset)
             length = struct.unpack("<Q", file.read(HEADER)[:8])[0]
-            found.append((path, offset + HEADER, length))
+            records.append((path, offset + HEADER, length))
             offset += HEADER + length + FOOTER
-    if len(found) != instruction.examples_in_shard:
+    if len(records) != instruction.examples_in_shard:
         raise ValueError(
-            f"{path} holds {instruction.examples_in_shard} examples when it is whole. Found: {len(found)}. "
-            "Prepare the data set again."
+            f"{path} must hold {instruction.examples_in_shard} examples. Received: {len(records)}. The file is damaged: "
+            "prepare the data set again."
         )
-    return found[instruction.skip :][: instruction.take if instruction.take >= 0 else None]
+    return records[instruction.skip :][: instruction.take if instruction.take >= 0 else None]  # -1 takes all
 
 
 def open_prepared(folder: str | os.PathLike, split: str) -> PreparedPairs:
-    """Opens what `keras-deeplab prepare` wrote; the downloads are no longer needed.
+    """Opens a data set that `keras-deeplab prepare` wrote. The downloads are no longer needed.
 
     Args:
-        folder: the folder that it was prepared into, or the folder of a data set in it.
+        folder: the folder that `prepare` wrote to, or the folder of one data set in it.
         split: `"train"` or `"val"`, or TFDS's slices of it, such as `"train[:10%]"`.
 
     Returns:
-        `PreparedPairs`, which training and evaluation take in place of pictures and labels.
+        `PreparedPairs`, which training and evaluation accept in place of image and label folders.
 
     Raises:
         FileNotFoundError: if there is no prepared data set.
         ValueError: if there are several, or no such split.
-        ImportError: without TensorFlow Datasets.
+        ImportError: if TensorFlow Datasets is not installed.
     """
     from keras_deeplab.data import builders
 
@@ -134,30 +148,33 @@ def find_pairs(images, labels=None):
     """The pictures and label maps that belong together.
 
     Args:
-        images, labels: folders, whose files belong together by their stems, or lists of files in the same order; or pairs
-            in place of `images`, which are returned as they are.
+        images, labels: two folders (files of the same stem belong together), or two lists of files in the same order.
+            `images` can also be `FilePairs` or `PreparedPairs`, without `labels`: these are returned unchanged.
 
     Returns:
         `FilePairs` or `PreparedPairs`.
 
     Raises:
-        ValueError: where a file has no partner, or there are none at all.
-        FileNotFoundError: where there is no such folder.
+        ValueError: if a file has no partner, or there are no files at all.
+        FileNotFoundError: if there is no such folder.
     """
     if isinstance(images, (FilePairs, PreparedPairs)):
         if labels is not None:
-            raise ValueError(f"{type(images).__name__} have their labels. Received: labels={labels!r}.")
+            raise ValueError(
+                f"{type(images).__name__} hold the labels already. Received: labels={labels!r}. Leave `labels` out."
+            )
         return images
     if labels is None:
-        raise ValueError(f"Labels are needed: a folder, or a list of files. Received images: {images!r}.")
+        raise ValueError(f"Labels are needed: a folder, or a list of files. Received: images={images!r}, labels=None.")
     if isinstance(images, (str, os.PathLike)):
-        pairs, missing = folder.match(images, labels)
-        if missing:
-            more = f" And {len(missing) - 1} more such files." if missing[1:] else ""
-            raise ValueError(missing[0] + more)
+        pairs, problems = folder.match(images, labels)
+        if problems:
+            more = f" Files without a partner besides this one: {len(problems) - 1}." if problems[1:] else ""
+            raise ValueError(problems[0] + more)
     elif len(images) != len(labels) or not len(images):
         raise ValueError(
-            f"Training needs files, and as many labels as images. Received: {len(images)} images, {len(labels)} labels."
+            "There must be as many labels as images, and at least one of each. "
+            f"Received: {len(images)} images, {len(labels)} labels."
         )
     else:
         pairs = zip(map(Path, images), map(Path, labels), strict=True)

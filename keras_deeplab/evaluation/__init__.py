@@ -1,1 +1,1 @@
-"""Label maps in, figures out: metrics, whole evaluations, reports, and files for the servers of test sets."""
+"""Label maps in, scores out: metrics, evaluation of a data set, a report page, and files for the servers of test sets."""

@@ -1,4 +1,4 @@
-"""A model and labelled pictures in, mIoU out, measured as the published figures were."""
+"""A model and labelled pictures in, mIoU and other scores out, measured as the published figures were."""
 
 import contextlib
 import hashlib
@@ -19,8 +19,9 @@ from keras_deeplab.inference.predictions import predictions
 from keras_deeplab.pictures.read import read_image
 from keras_deeplab.version import __version__
 
-SAVE_SECONDS = 5  # between two writes of the state
-SAME = {"name", "row", "classes", "palette", "protocol"}  # of a model's configuration: what its scores do not depend on
+SAVE_SECONDS = 5  # at least, between two writes of the `resume` file
+# Keys of a model's configuration that its logits do not depend on. `_identity` compares the protocol by itself.
+KEYS_WITHOUT_EFFECT = {"name", "row", "classes", "palette", "protocol"}
 
 
 def evaluate(
@@ -37,35 +38,41 @@ def evaluate(
 ) -> dict:
     """Scores a model on labelled pictures by its own test protocol.
 
-    Each picture is segmented as `segment` does it, at the size of its file. Pixels labelled 255 do not count. The pixels of
-    all pictures are counted together, and a class's intersection over union is of these counts; classes that occur neither
-    in a label nor in a prediction are left out of the mean.
+    `segment` predicts a label map of each picture's own size. Pixels labelled 255 do not count. The pixels of all pictures
+    are counted together, and the intersection over union (IoU) of a class is computed from these counts. The mean, mIoU,
+    leaves out classes that occur neither in a label nor in a prediction.
 
     Args:
         model: a `DeepLabV3` or `DeepLabV3Plus`.
-        images, labels: folders (files of the same stem belong together), or two lists of files. Labels are PNG, grey or
-            palette, whose values are the classes and 255. Or what `open_prepared` gives, in place of images.
+        images, labels: two folders (files of the same stem belong together), or two lists of files. A label map is an
+            8-bit PNG, grey or palette; its values are class ids, and 255 for pixels that do not count. Instead of both, what
+            `open_prepared` returns.
         multi_scale_flip, resize: as for `segment`.
-        reduce_zero_label: whether label 0 is ignored and every other one counts from 1. Prepared labels never do.
-        resume: a file to keep the counts in. Called again with it, a stopped evaluation goes on where it was.
-        devices: names such as "GPU:0", each to get a copy of the model and its share of the pictures; all GPUs unless
-            given. TensorFlow backend.
-        progress: whether to show a bar.
+        reduce_zero_label: whether label 0 means "no class" and the classes are labelled from 1. Label 0 then becomes 255, and
+            every other label one less. Not for prepared data, where this has been done.
+        resume: a file to keep the counts in. If an evaluation was stopped, the next call with the same file continues it.
+        devices: names such as "GPU:0". Each device gets a copy of the model and a share of the pictures. By default all
+            GPUs. On the TensorFlow backend only.
+        progress: whether to show a progress bar.
 
     Returns:
-        a dict; every score in it is in percent, None (a mean: NaN) where it is undefined:
-        "images": number of pictures; "mIoU", "mAcc", "aAcc", "mDice", "mFscore"; "per_class": a list of {"class" (its name),
-        "IoU", "Acc", "Precision", "Dice", "Fscore"} in class order; "pictures": a list of {"name", "mIoU"} in order;
-        "confusion": pixels, a list by label of lists by prediction.
-        Beside these, as until version 0.1, "IoU", "Acc", "Precision", "Dice" and "Fscore" are lists of fractions (0..1).
+        a dict. Its scores are in percent; an undefined mean is NaN, every other undefined score None.
+            "images": the number of pictures.
+            "mIoU", "mAcc", "aAcc", "mDice", "mFscore": over all pictures.
+            "per_class": in class order, a list of {"class" (its name), "IoU", "Acc", "Precision", "Dice", "Fscore"}.
+            "pictures": in order, a list of {"name", "mIoU"}.
+            "confusion": numbers of pixels, a list by label of lists by prediction.
+            "IoU", "Acc", "Precision", "Dice", "Fscore": the scores of the classes as lists of fractions (0..1), as version 0.1
+            returned them.
 
     Raises:
         ValueError: for a label map of another size than its picture, or with values that are no class; for a `resume`
-            of another model, protocol or data.
+            file of another model, protocol or data set; for `devices` that cannot be used.
+        FileNotFoundError: if the folder of the `resume` file does not exist.
     """
     pairs = find_pairs(images, labels)
     if reduce_zero_label and pairs.train_ids:
-        raise ValueError("Prepared labels count from 0. Received: reduce_zero_label=True; leave it out.")
+        raise ValueError("Prepared labels count from 0 already. Received: reduce_zero_label=True. Leave it out.")
     options = {"multi_scale_flip": multi_scale_flip, "resize": resize}
     tally = Tally(model.num_classes)
     if resume is not None:
@@ -74,11 +81,11 @@ def evaluate(
     def load(number):
         return read_pair(pairs, number, model.num_classes, reduce_zero_label)
 
-    left = range(len(tally.pictures), len(pairs))
+    remaining = range(len(tally.pictures), len(pairs))
     bar = keras.utils.Progbar(len(pairs), unit_name="picture", stateful_metrics=["mIoU"], verbose=int(progress))
-    with contextlib.closing(predictions(model, load, left, devices, **options)) as found:
+    with contextlib.closing(predictions(model, load, remaining, devices, **options)) as label_maps:
         try:
-            for name, truth, predicted in found:
+            for name, truth, predicted in label_maps:
                 tally.add(name, confusion(truth, predicted, model.num_classes))
                 bar.update(len(tally.pictures), [("mIoU", scores(tally.counts)["mIoU"])])
         finally:
@@ -92,11 +99,11 @@ def evaluate(
 
 
 class Tally:
-    """The counts of the pictures so far, kept in a file if one was opened.
+    """The pixel counts of the pictures so far. `open` makes it keep them in a file.
 
     Attributes:
         counts: (classes, classes) int64, pixels by (label, prediction).
-        pictures: [{"name", "mIoU"}] of each picture that they are of.
+        pictures: a list of {"name", "mIoU" (percent or None)}, one for each picture that was counted.
     """
 
     def __init__(self, num_classes):
@@ -104,47 +111,60 @@ class Tally:
         self.path = None
 
     def open(self, path, identity):
-        """Goes on from a file, if there is one of the same `identity`, and keeps the counts in it from now on."""
+        """Continues from the file if it exists, and keeps the counts in it from now on.
+
+        Args:
+            path: of the file.
+            identity: what `_identity` returns.
+
+        Raises:
+            ValueError: if the file is of another identity, or is not such a file.
+            FileNotFoundError: if the file's folder does not exist.
+        """
         path = Path(path)
         if path.exists():
             try:
                 state = json.loads(path.read_text())
-                before, pictures = dict(state["identity"]), list(state["pictures"])
+                saved_identity, pictures = dict(state["identity"]), list(state["pictures"])
                 counts = np.array(state["counts"], np.int64)
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path} is no unfinished evaluation. Name another file, or delete it.") from error
-            if other := [key for key in identity if before.get(key) != identity[key]]:
                 raise ValueError(
-                    f"{path} holds the evaluation of another {' and '.join(other)}. Name another file, or delete it."
+                    f"{path} is not the file of an unfinished evaluation, or is damaged. "
+                    "Name another file, or delete this one."
+                ) from error
+            if different := [key for key in identity if saved_identity.get(key) != identity[key]]:
+                raise ValueError(
+                    f"{path} holds the evaluation of another {' and '.join(different)}. "
+                    "Name another file, or delete this one."
                 )
             self.counts, self.pictures = counts, pictures
         self.path, self.identity = path, identity
-        self.save()  # a folder that cannot be written to is better noticed now
+        self.save()  # a file that cannot be written fails now and not after hours of work
 
     def add(self, name, counts):
         """Adds the counts of one picture."""
         score = scores(counts)["mIoU"]
         counts = self.counts + counts
         pictures = [*self.pictures, {"name": name, "mIoU": None if np.isnan(score) else score}]
-        self.counts, self.pictures = counts, pictures  # no call in between, where Ctrl-C could part them
+        self.counts, self.pictures = counts, pictures  # in one statement, so that Ctrl-C does not leave them unequal
         if self.path and time.monotonic() - self.saved > SAVE_SECONDS:
             self.save()
 
     def save(self):
-        """Writes the file in one step, so that whenever this process ends, it holds what was true at some picture."""
+        """Writes the file, if one was opened. It is replaced in one step, and so is complete whenever the process ends."""
         if self.path is None:
             return
         state = {"identity": self.identity, "counts": self.counts.tolist(), "pictures": self.pictures}
-        written = self.path.with_name(self.path.name + ".part")
-        written.write_text(json.dumps(state))
-        os.replace(written, self.path)
+        partial = self.path.with_name(self.path.name + ".part")
+        partial.write_text(json.dumps(state))
+        os.replace(partial, self.path)
         self.saved = time.monotonic()
 
 
 def _identity(model, pairs, options, reduce_zero_label):
-    """What an evaluation is of: two with equal ones give equal counts."""
+    """A dict of digests: evaluations for which it is equal give equal counts."""
     flip, resize = options.values()
-    config = {key: model.get_config()[key] for key in sorted(model.get_config().keys() - SAME)}
+    config = {key: model.get_config()[key] for key in sorted(model.get_config().keys() - KEYS_WITHOUT_EFFECT)}
     if pairs.train_ids:
         files = [pairs.dataset, pairs.split, len(pairs)]
     else:
@@ -158,6 +178,7 @@ def _identity(model, pairs, options, reduce_zero_label):
 
 
 def _digest(*parts):
+    """The SHA-256 of arrays and of other values, which are read by their `repr`."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(np.ascontiguousarray(part) if isinstance(part, np.ndarray) else repr(part).encode())
@@ -165,7 +186,19 @@ def _digest(*parts):
 
 
 def read_pair(pairs, number, num_classes, reduce_zero_label):
-    """(name, picture (H, W, 3), label map (H, W)) of a pair."""
+    """Reads a pair.
+
+    Args:
+        pairs: a `FilePairs` or `PreparedPairs`.
+        number: of the pair in it.
+        num_classes, reduce_zero_label: as for `read_label`.
+
+    Returns:
+        (name, picture (H, W, 3) uint8, label map (H, W) uint8).
+
+    Raises:
+        ValueError: for a file that cannot be read, or if the two differ in size.
+    """
     image, label = pairs.images[number], pairs.labels[number]
     image_bytes, label_bytes = pairs.read(number)
     try:
@@ -175,54 +208,82 @@ def read_pair(pairs, number, num_classes, reduce_zero_label):
     truth = read_label(label_bytes, label, num_classes, reduce_zero_label)
     if truth.shape != picture.shape[:2]:
         raise ValueError(
-            f"A label map has its picture's size. {label} is {truth.shape[1]}x{truth.shape[0]}, "
-            f"{image} {picture.shape[1]}x{picture.shape[0]}."
+            "A label map must have its picture's size. "
+            f"Received, width x height: {label} of {truth.shape[1]}x{truth.shape[0]}, "
+            f"{image} of {picture.shape[1]}x{picture.shape[0]}."
         )
     return pairs.stems[number], picture, truth
 
 
 def read_label(data, name, num_classes, reduce_zero_label):
-    """A label map (H, W) uint8 of class ids and 255, from the bytes of a PNG; `name` is for messages."""
+    """Reads a label map from the bytes of a PNG.
+
+    Args:
+        data: the bytes.
+        name: what error messages call the file.
+        num_classes: the labels must be below it, or 255.
+        reduce_zero_label: whether to turn 0 into 255 and every other label into one less.
+
+    Returns:
+        (H, W) uint8, class ids and 255.
+
+    Raises:
+        ValueError: for another kind of file, a damaged one, or labels that are no class.
+    """
     try:
         with Image.open(io.BytesIO(data)) as image:
             mode, label = image.mode, np.array(image)
     except UnidentifiedImageError as error:
-        raise ValueError(f"{name} is no picture file. A label map is an 8-bit PNG, grey or palette.") from error
+        raise ValueError(
+            f"A label map must be an 8-bit PNG, grey or palette. Received: {name}, which is not a picture file."
+        ) from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} cannot be read as a label map: {error}.") from error
+        raise ValueError(f"{name} cannot be read as a label map: {error}. Replace the file.") from error
     if mode not in ("L", "P", "1"):
-        raise ValueError(f"A label map is an 8-bit PNG, grey or palette. {name} has mode {mode}.")
+        raise ValueError(f"A label map must be an 8-bit PNG, grey or palette. Received: {name} of mode {mode}.")
     label = label.astype(np.uint8)
     if reduce_zero_label:
         label = label - np.uint8(1)  # 0 becomes 255
-        label[label == 254] = IGNORE  # and 255 stays
-    others = np.setdiff1d(label, [*range(num_classes), IGNORE])
-    if others.size:
+        label[label == 254] = IGNORE  # these were 255 before
+    unknown = np.setdiff1d(label, [*range(num_classes), IGNORE])
+    if unknown.size:
         raise ValueError(
-            f"Labels are 0..{num_classes - 1}, and 255 for pixels that do not count. {name} has "
-            f"{', '.join(map(str, others[:5]))}. If its labels count from 1 with 0 for 'no class', use reduce_zero_label."
+            f"Labels must be 0..{num_classes - 1}, or 255 for pixels that do not count. Received: {name} with "
+            f"{', '.join(map(str, unknown[:5]))}. If its classes are labelled from 1 and 0 means 'no class', use "
+            "reduce_zero_label."
         )
     return label
 
 
 def confusion(truth, predicted, num_classes):
-    """Pixels by (label, prediction), int64, without those labelled 255."""
+    """Counts pixels by label and prediction, without those labelled 255.
+
+    Args:
+        truth, predicted: label maps of one shape, uint8.
+        num_classes: the labels are below it, or 255 in `truth`.
+
+    Returns:
+        (num_classes, num_classes) int64: row = label, column = prediction.
+    """
     counted = truth != IGNORE
-    pairs = truth[counted].astype(np.int64) * num_classes + predicted[counted]
-    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+    cells = truth[counted].astype(np.int64) * num_classes + predicted[counted]  # index in the flattened matrix
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def scores(counts, classes=None, beta=1.0):
-    """What `evaluate` returns of scores, from pixels by (label, prediction).
+    """Computes scores from counts of pixels.
 
     Args:
         counts: (classes, classes), pixels by (label, prediction).
-        classes: names; numbers unless given.
-        beta: how many times recall weighs as much as precision in the F-score.
+        classes: a name for each class. None (the default): their numbers.
+        beta: the weight of recall relative to precision in the F-score.
+
+    Returns:
+        a dict, the part of what `evaluate` returns from "mIoU" to "per_class", and the lists of fractions.
     """
     counts = counts.astype(float)
-    of_class, means = metrics.per_class(counts, beta), metrics.means(counts, beta)
-    fractions = {name: [None if np.isnan(v) else float(v) for v in values] for name, values in of_class.items()}
+    of_classes, means = metrics.per_class(counts, beta), metrics.means(counts, beta)
+    fractions = {name: [None if np.isnan(v) else float(v) for v in values] for name, values in of_classes.items()}
     names = classes or [str(i) for i in range(len(counts))]
     per_class = [
         {"class": name, **{score: percent_of(values[i]) for score, values in fractions.items()}}
@@ -232,4 +293,5 @@ def scores(counts, classes=None, beta=1.0):
 
 
 def percent_of(fraction):
+    """A fraction in percent; None stays None."""
     return None if fraction is None else 100 * fraction

@@ -1,8 +1,8 @@
-"""Labels and logits in, pixels by (label, prediction) counted, and scores of these counts out.
+"""Labels and logits in, scores out: the Keras metrics count pixels by (label, prediction), the functions divide the counts.
 
-The pixels of all pictures are counted together, those labelled 255 left out, and a class that occurs neither in a label
-nor in a prediction has no score: means are over the others. `per_class` is the one place that says what is divided by what;
-`keras_deeplab.evaluate` uses it too.
+The pixels of all pictures are counted together, without those labelled 255. A class that occurs neither in a label nor in a
+prediction has no score, and means are over the other classes. All scores, also those of `keras_deeplab.evaluate`, are computed
+by `per_class` as mmsegmentation's IoUMetric computes them.
 """
 
 import keras
@@ -12,21 +12,22 @@ from keras import ops
 from keras_deeplab.catalog.datasets import IGNORE
 from keras_deeplab.keras_tools import at_least_float32, serializable
 
-BASE = 2**30  # a count is low + BASE * high: JAX has no int64 unless told to
-MEANS = {"mIoU": "IoU", "mAcc": "Acc", "mDice": "Dice", "mFscore": "Fscore"}  # score: of which it is the mean
+BASE = 2**30  # a count is low + BASE * high: two integers, because JAX has no int64 by default
+MEANS = {"mIoU": "IoU", "mAcc": "Acc", "mDice": "Dice", "mFscore": "Fscore"}  # mean: the score of each class
 
 
 def per_class(counts, beta=1.0, xp=np):
-    """Every score of each class, as fractions; NaN where there is nothing to divide by.
+    """Computes the scores of each class.
 
     Args:
         counts: (classes, classes) float, pixels by (label, prediction).
-        beta: how many times recall weighs as much as precision in the F-score.
-        xp: numpy, or `keras.ops` for tensors.
+        beta: the weight of recall relative to precision in the F-score.
+        xp: the module to compute with: numpy, or `keras.ops` for tensors.
 
     Returns:
-        {"IoU", "Acc" (recall), "Precision", "Dice", "Fscore"}, each (classes,). As in the original, precision needs a
-        prediction of the class, recall a label, and the F-score both and a pixel where they agree.
+        {"IoU", "Acc" (recall), "Precision", "Dice", "Fscore"}, each (classes,), fractions. A score whose denominator is 0 is
+        NaN, as in the original: precision without a predicted pixel, recall without a labelled one, and the F-score where
+        precision or recall is NaN or both are 0.
     """
     hits, labelled, predicted = xp.diagonal(counts), xp.sum(counts, axis=1), xp.sum(counts, axis=0)
     precision, recall = _ratio(hits, predicted, xp), _ratio(hits, labelled, xp)
@@ -40,27 +41,39 @@ def per_class(counts, beta=1.0, xp=np):
 
 
 def means(counts, beta=1.0, xp=np):
-    """{"mIoU", "mAcc", "aAcc", "mDice", "mFscore"} as fractions, from the same as `per_class`; "aAcc" is of all pixels."""
-    classes = per_class(counts, beta, xp)
-    found = {name: _mean(classes[of], xp) for name, of in MEANS.items()}
-    return {**found, "aAcc": _ratio(xp.sum(xp.diagonal(counts)), xp.sum(counts), xp)}
+    """Computes the means of the scores of `per_class`, from the same arguments.
+
+    Returns:
+        {"mIoU", "mAcc", "mDice", "mFscore", "aAcc"}, scalars, fractions. "aAcc" is the share of all pixels that are right.
+    """
+    of_classes = per_class(counts, beta, xp)
+    class_means = {mean: _mean(of_classes[score], xp) for mean, score in MEANS.items()}
+    return {**class_means, "aAcc": _ratio(xp.sum(xp.diagonal(counts)), xp.sum(counts), xp)}
 
 
 def _ratio(a, b, xp):
-    some = b > 0  # False for NaN too
-    return xp.where(some, a / xp.where(some, b, 1.0), float("nan"))
+    """a / b; NaN where b is 0 or NaN."""
+    is_positive = b > 0  # False for NaN too
+    return xp.where(is_positive, a / xp.where(is_positive, b, 1.0), float("nan"))
 
 
 def _mean(values, xp):
-    some = values == values  # not NaN
-    return _ratio(xp.sum(xp.where(some, values, 0.0)), xp.sum(xp.where(some, 1.0, 0.0)), xp)
+    """The mean of the values that are not NaN; NaN without any."""
+    defined = values == values  # False for NaN
+    return _ratio(xp.sum(xp.where(defined, values, 0.0)), xp.sum(xp.where(defined, 1.0, 0.0)), xp)
 
 
 class Confusion(keras.metrics.Metric):
-    """What the metrics share: one pass over labels and logits, counted exactly up to 2**60 pixels.
+    """The base class of the metrics: counts pixels by (label, prediction), exactly up to 2**60 of them.
+
+    Args:
+        num_classes: the number of classes of the logits.
+        ignore: the label of pixels that do not count; 255 unless given.
+        beta: the weight of recall relative to precision in the F-score; 1 unless given.
+        name, dtype: as for every Keras metric.
 
     Call arguments:
-        y_true: labels (N, H, W), integer. Those beyond the classes do not count, as `ignore`.
+        y_true: labels (N, H, W), integer. Pixels with a label that is no class do not count, like those labelled `ignore`.
         y_pred: logits (N, H, W, classes), or labels (N, H, W).
     """
 
@@ -75,34 +88,36 @@ class Confusion(keras.metrics.Metric):
     def update_state(self, y_true, y_pred, sample_weight=None):
         if sample_weight is not None:
             raise ValueError(
-                f"A pixel counts or does not: give those that do not the label {self.ignore}, not a weight."
+                "The metrics take no sample_weight: a pixel counts once or not at all. Received: a sample_weight. "
+                f"Give pixels that do not count the label {self.ignore}, not a weight."
             )
         y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
         truth = ops.reshape(ops.cast(y_true, "int32"), (-1,))
         predicted = ops.argmax(y_pred, axis=-1) if len(y_pred.shape) > len(y_true.shape) else y_pred
         predicted = ops.reshape(ops.cast(predicted, "int32"), (-1,))
         counted = ops.logical_and(truth != self.ignore, ops.logical_and(truth >= 0, truth < self.num_classes))
-        size = self.num_classes**2  # those that do not count go to a segment of their own
-        pairs = ops.where(counted, truth * self.num_classes + predicted, size)
-        counts = ops.segment_sum(ops.cast(counted, "int32"), pairs, num_segments=size + 1)[:size]
+        size = self.num_classes**2
+        # The index of each pixel in the flattened matrix. Pixels that do not count get one more index, which is cut off.
+        cells = ops.where(counted, truth * self.num_classes + predicted, size)
+        counts = ops.segment_sum(ops.cast(counted, "int32"), cells, num_segments=size + 1)[:size]
         counts = ops.cast(ops.reshape(counts, (self.num_classes, self.num_classes)), self.words.dtype)
         low, high = self.words[0] + counts % BASE, self.words[1] + counts // BASE
         self.words.assign(ops.stack([low % BASE, high + low // BASE]))
 
     def counts(self):
-        """Pixels by (label, prediction): (classes, classes) int64, on the host."""
+        """The pixels so far by (label, prediction): a numpy array (classes, classes) int64."""
         low, high = ops.convert_to_numpy(self.words.value).astype(np.int64)
         return low + BASE * high
 
     def per_class(self):
-        """`per_class` of the pixels so far: {name: (classes,)}."""
-        return per_class(self._counted(), self.beta, ops)
+        """The scores of each class from the pixels so far: {name: tensor (classes,)}, see the function `per_class`."""
+        return per_class(self._float_counts(), self.beta, ops)
 
     def means(self):
-        """`means` of the pixels so far: {name: scalar}."""
-        return means(self._counted(), self.beta, ops)
+        """The means from the pixels so far: {name: scalar tensor}, see the function `means`."""
+        return means(self._float_counts(), self.beta, ops)
 
-    def _counted(self):
+    def _float_counts(self):
         low, high = ops.unstack(ops.cast(self.words, at_least_float32(self.dtype)))
         return low + BASE * high
 
@@ -113,32 +128,37 @@ class Confusion(keras.metrics.Metric):
 
 @serializable
 class SegmentationScores(Confusion):
-    """Several scores of one pass; in the logs each has its own name.
+    """Several scores from one count of the pixels. In Keras' logs each score has its own name.
 
     Args:
-        num_classes: classes that the logits have.
-        scores: which of "mIoU", "mAcc", "aAcc", "mDice", "mFscore".
-        ignore: the label of pixels that do not count.
-        beta: of the F-score.
+        num_classes: the number of classes of the logits.
+        scores: a list of any of "mIoU", "mAcc", "aAcc", "mDice", "mFscore"; the first three unless given.
+        ignore: the label of pixels that do not count; 255 unless given.
+        beta: the weight of recall relative to precision in the F-score; 1 unless given.
+
+    Raises:
+        ValueError: for another score.
     """
 
     def __init__(self, num_classes, scores=("mIoU", "mAcc", "aAcc"), *, name="scores", **options):
         known = (*MEANS, "aAcc")
         if isinstance(scores, str) or not set(scores) <= set(known):
-            raise ValueError(f"scores is a list of {', '.join(known)}. Received: {scores!r}.")
+            raise ValueError(f"scores must be a list of any of {', '.join(known)}. Received: {scores!r}.")
         super().__init__(num_classes, name=name, **options)
         self.scores = tuple(scores)
 
     def result(self):
-        found = self.means()
-        return {name: found[name] for name in self.scores}
+        values = self.means()
+        return {name: values[name] for name in self.scores}
 
     def get_config(self):
         return {**super().get_config(), "scores": self.scores}
 
 
 class _Score(Confusion):
-    score = ""  # a key of `means`
+    """The base class of the metrics with one score."""
+
+    score = ""  # a key of what `means` returns
 
     def __init__(self, num_classes, *, name=None, **options):
         super().__init__(num_classes, name=name or self.score, **options)
@@ -156,14 +176,14 @@ class MeanIoU(_Score):
 
 @serializable
 class MeanAccuracy(_Score):
-    """The share of a class's labelled pixels that are found, averaged over the labelled classes."""
+    """The share of a class's labelled pixels that are predicted as this class, averaged over the classes with a label."""
 
     score = "mAcc"
 
 
 @serializable
 class PixelAccuracy(_Score):
-    """The share of the labelled pixels that are right."""
+    """The share of all labelled pixels that are predicted right."""
 
     score = "aAcc"
 
@@ -177,6 +197,6 @@ class MeanDice(_Score):
 
 @serializable
 class MeanFScore(_Score):
-    """(1 + beta**2) * precision * recall / (beta**2 * precision + recall), averaged over the classes that have one."""
+    """(1 + beta**2) * precision * recall / (beta**2 * precision + recall), averaged over the classes where it is defined."""
 
     score = "mFscore"

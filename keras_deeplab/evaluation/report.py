@@ -1,4 +1,4 @@
-"""What an evaluation found, as one HTML page that needs nothing else: no script, no font, no file beside it."""
+"""The scores of an evaluation in, one HTML page out. The page embeds its pictures and styles, and loads nothing else."""
 
 import base64
 import html
@@ -14,11 +14,11 @@ from keras_deeplab.evaluation.evaluate import read_pair
 from keras_deeplab.inference.segment import segment
 from keras_deeplab.pictures.draw import palette_image
 
-SHOWN = 4  # worst and best pictures
-SIDE = 480  # pixels, the longer side of a picture on the page
-NAMED = 40  # classes, up to which they come first, and the confusion matrix has their names beside it
-PAIRS = 12  # confusions in the list
-RIGHT, WRONG = (47, 111, 222), (224, 36, 36)
+PICTURES_SHOWN = 4  # at most, of the worst and of the best ones
+LONG_SIDE = 480  # pixels, of a picture on the page
+MAX_NAMED_CLASSES = 40  # with more, the matrix has numbers in place of names, and the scores of the classes come last
+CONFUSIONS_LISTED = 12
+RIGHT, WRONG = (47, 111, 222), (224, 36, 36)  # colours (R, G, B)
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -74,53 +74,57 @@ h3 {{ font-size: .95rem; margin: 16px 0 6px; overflow-wrap: anywhere; }}
 """
 
 
-def write(to, row, model, pairs, found, published, *, reduce_zero_label, **protocol):
-    """Writes `to`/index.html.
+def write(to, row, model, pairs, results, published, *, reduce_zero_label, **protocol):
+    """Writes the page to `to`/index.html.
 
     Args:
         to: a folder that exists.
-        row: of the zoo's table.
-        model: what was evaluated, on `pairs`; `found` is what `keras_deeplab.evaluate` returned.
-        published: mIoU in percent of the row by this protocol, or None.
-        reduce_zero_label, protocol: as they were given to it.
+        row: of the zoo's table, for the title.
+        model: the model that was evaluated.
+        pairs: the labelled pictures that it was evaluated on, a `FilePairs` or `PreparedPairs`.
+        results: what `keras_deeplab.evaluate` returned.
+        published: the published mIoU of the row by this protocol, in percent, or None.
+        reduce_zero_label, protocol: the options of `evaluate`; `protocol` is `multi_scale_flip` and `resize`.
 
     Returns:
-        Path of the page.
+        `pathlib.Path` of the page.
     """
-    scored = [i for i, picture in enumerate(found["pictures"]) if picture["mIoU"] is not None]
-    scored.sort(key=lambda i: found["pictures"][i]["mIoU"])
-    worst = scored[: min(SHOWN, (len(scored) + 1) // 2)]
-    best = scored[len(worst) :][::-1][:SHOWN]
+    scored = [i for i, picture in enumerate(results["pictures"]) if picture["mIoU"] is not None]
+    scored.sort(key=lambda i: results["pictures"][i]["mIoU"])
+    worst = scored[: min(PICTURES_SHOWN, (len(scored) + 1) // 2)]  # no picture is both among the worst and the best
+    best = scored[len(worst) :][::-1][:PICTURES_SHOWN]
 
-    def shown(numbers):
-        return "".join(views(model, pairs, i, found["pictures"][i], reduce_zero_label, protocol) for i in numbers)
+    def figures(numbers):
+        return "".join(
+            picture_row(model, pairs, i, results["pictures"][i], reduce_zero_label, protocol) for i in numbers
+        )
 
     body = [
         f"<h1>{html.escape(row.name)}</h1><p>{html.escape(describe(model, protocol))}</p>",
-        tiles(found, published),
-        section("Confusion", confusion(model, np.array(found["confusion"]))),
-        section("Worst pictures", shown(worst)),
-        section("Best pictures", shown(best)) if best else "",
+        score_tiles(results, published),
+        section("Confusion", confusion(model, np.array(results["confusion"]))),
+        section("Worst pictures", figures(worst)),
+        section("Best pictures", figures(best)) if best else "",
     ]
-    body.insert(2 if model.num_classes <= NAMED else len(body), section("Classes", bars(model, found)))
-    place = Path(to) / "index.html"
-    place.write_text(
-        PAGE.format(title=f"Evaluation of {html.escape(row.name)}", body="\n".join(body)), encoding="utf-8"
-    )
-    return place
+    position = 2 if model.num_classes <= MAX_NAMED_CLASSES else len(body)
+    body.insert(position, section("Classes", class_bars(model, results)))
+    path = Path(to) / "index.html"
+    path.write_text(PAGE.format(title=f"Evaluation of {html.escape(row.name)}", body="\n".join(body)), encoding="utf-8")
+    return path
 
 
 def section(title, content):
+    """A box with a heading."""
     return f"<section><h2>{title}</h2>{content}</section>"
 
 
 def describe(model, protocol):
-    """The test protocol in words."""
-    fixed = model.protocol
+    """The test protocol in words; `protocol` holds the options that were given in place of the model's own."""
+    own = model.protocol
     parts = ["the whole picture at once"]
-    if fixed.mode == "slide":
-        parts = [f"windows of {fixed.crop[0]}x{fixed.crop[1]} every {fixed.stride[0]}x{fixed.stride[1]}"]
-    box = protocol["resize"] or fixed.resize
+    if own.mode == "slide":
+        parts = [f"windows of {own.crop[0]}x{own.crop[1]} every {own.stride[0]}x{own.stride[1]}"]
+    box = protocol["resize"] or own.resize
     if box and protocol["multi_scale_flip"] != "picture":
         parts.append(f"resized to fit {max(box)}x{min(box)}")
     if protocol["multi_scale_flip"]:
@@ -128,17 +132,18 @@ def describe(model, protocol):
     return "Tested on " + ", ".join(parts) + ". Pixels labelled 255 do not count."
 
 
-def tiles(found, published):
-    values = [(name, percent(found[name])) for name in ("mIoU", "mAcc", "aAcc")] + [("pictures", found["images"])]
+def score_tiles(results, published):
+    """The means and the number of pictures, in large figures."""
+    values = [(name, percent(results[name])) for name in ("mIoU", "mAcc", "aAcc")] + [("pictures", results["images"])]
     if published is not None:
         values.insert(1, ("mIoU published, on its data set", percent(published)))
     cells = (f'<div class="tile"><b>{value}</b><span>{name}</span></div>' for name, value in values)
     return f'<div class="tiles">{"".join(cells)}</div>'
 
 
-def bars(model, found):
-    """A bar for the IoU of each class, highest first; those that never occur last."""
-    values = found["per_class"]
+def class_bars(model, results):
+    """A bar for the IoU of each class, the highest first, and classes without one last."""
+    values = results["per_class"]
     order = sorted(range(model.num_classes), key=lambda i: -1 if values[i]["IoU"] is None else values[i]["IoU"])[::-1]
     lines = []
     for i in order:
@@ -149,92 +154,117 @@ def bars(model, found):
             f'<span class="track"><i style="width:{iou or 0:.1f}%"></i></span>'
             f'<b>{percent(iou)}</b><span class="dim">{percent(accuracy)}</span></div>'
         )
-    note = "<p>Bar and bold: intersection over union; beside it the share of the labelled pixels that were found.</p>"
+    note = (
+        "<p>The bar and the bold number: intersection over union. The last number: accuracy, the share of the class's "
+        "labelled pixels that are predicted right.</p>"
+    )
     return f'{note}<div class="classes">{"".join(lines)}</div>'
 
 
 def confusion(model, counts):
-    """The matrix as a picture, each row divided by its sum, and the largest errors in words."""
+    """The confusion matrix as a picture, and a table of the largest errors.
+
+    Args:
+        model: for the names of the classes.
+        counts: (classes, classes) int, pixels by (label, prediction).
+    """
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     errors = np.where(np.eye(len(counts), dtype=bool), 0, counts)
     pixels = np.empty((*counts.shape, 4), np.uint8)
     pixels[..., :3], pixels[errors == 0, :3] = WRONG, RIGHT
-    pixels[..., 3] = np.round(255 * np.sqrt(shares))  # the root: small shares are what one looks for
-    largest = np.argsort(-errors, axis=None, kind="stable")[:PAIRS]
+    pixels[..., 3] = np.round(255 * np.sqrt(shares))  # the square root makes small shares visible
+    largest = np.argsort(-errors, axis=None, kind="stable")[:CONFUSIONS_LISTED]
     rows = "".join(
-        f"<tr><td>{html.escape(model.classes[label].strip())}</td><td>{html.escape(model.classes[taken].strip())}</td>"
-        f"<td>{100 * shares[label, taken]:.1f} %</td><td>{100 * errors[label, taken] / counts.sum():.2f} %</td></tr>"
-        for label, taken in zip(*np.unravel_index(largest, errors.shape), strict=True)
-        if errors[label, taken]
+        f"<tr><td>{html.escape(model.classes[label].strip())}</td>"
+        f"<td>{html.escape(model.classes[prediction].strip())}</td>"
+        f"<td>{100 * shares[label, prediction]:.1f} %</td>"
+        f"<td>{100 * errors[label, prediction] / counts.sum():.2f} %</td></tr>"
+        for label, prediction in zip(*np.unravel_index(largest, errors.shape), strict=True)
+        if errors[label, prediction]
     )
     note = (
-        "<p>A row is a label, a column a prediction, the colour's strength the root of the share of the row's pixels: "
-        "blue right, red wrong.</p>"
+        "<p>A row is a label, a column is a prediction. Blue pixels are right, red ones are wrong. A stronger colour is a "
+        "larger share of the row's pixels (its square root).</p>"
     )
-    head = "<tr><th>labelled</th><th>taken for</th><th>of its pixels</th><th>of all</th></tr>"
-    return f"{note}{matrix(pixels, model.classes)}<h3>Most pixels lost</h3><table>{head}{rows}</table>"
+    head = "<tr><th>label</th><th>prediction</th><th>of the label's pixels</th><th>of all pixels</th></tr>"
+    return f"{note}{matrix_svg(pixels, model.classes)}<h3>Most frequent errors</h3><table>{head}{rows}</table>"
 
 
-def matrix(pixels, classes):
-    """(classes, classes, 4) uint8 as a square of 900 units, with names, or numbers, on two sides."""
-    named = len(classes) <= NAMED
-    margin, cell = (250 if named else 50), 900 / len(classes)
+def matrix_svg(pixels, classes):
+    """An SVG of the confusion matrix, with the classes on the left and on top: their names, or every tenth number.
+
+    Args:
+        pixels: (classes, classes, 4) uint8, RGB and opacity. They become a square of 900 units.
+        classes: the names.
+    """
+    has_names = len(classes) <= MAX_NAMED_CLASSES
+    margin, cell = (250 if has_names else 50), 900 / len(classes)
     size = max(14, min(32, 0.7 * cell))
     texts = []
-    for i in range(0, len(classes), 1 if named else 10):
-        text, middle = html.escape(classes[i].strip()[:22]) if named else i, margin + (i + 0.5) * cell
-        for place in (
+    for i in range(0, len(classes), 1 if has_names else 10):
+        text, middle = html.escape(classes[i].strip()[:22]) if has_names else i, margin + (i + 0.5) * cell
+        for position in (
             f'x="{margin - 8}" y="{middle:.0f}" text-anchor="end"',
             f'transform="translate({middle:.0f} {margin - 8}) rotate(-90)"',
         ):
-            texts.append(f'<text {place} font-size="{size:.0f}" dy=".35em">{text}</text>')
+            texts.append(f'<text {position} font-size="{size:.0f}" dy=".35em">{text}</text>')
     square = f'x="{margin}" y="{margin}" width="900" height="900"'
     return (
         f'<svg viewBox="0 0 {margin + 902} {margin + 902}" role="img" aria-label="confusion matrix">{"".join(texts)}'
-        f'<image {square} preserveAspectRatio="none" style="image-rendering:pixelated" href="{data(pixels, "PNG")}"/>'
+        f'<image {square} preserveAspectRatio="none" style="image-rendering:pixelated" href="{data_uri(pixels, "PNG")}"/>'
         f'<rect {square} fill="none" stroke="currentColor" opacity=".3"/></svg>'
     )
 
 
-def views(model, pairs, number, picture, reduce_zero_label, protocol):
-    """A picture, its label map, its prediction and where they differ, side by side."""
+def picture_row(model, pairs, number, score, reduce_zero_label, protocol):
+    """A picture, its label map, its prediction and its errors, side by side.
+
+    Args:
+        model, pairs, reduce_zero_label, protocol: as for `write`.
+        number: of the pair.
+        score: {"name", "mIoU"} of the picture.
+    """
     name, image, truth = read_pair(pairs, number, model.num_classes, reduce_zero_label)
     predicted = segment(model, image, **protocol)
     grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
     errors = np.where((truth == IGNORE)[..., None], 0.25 * grey, 0.5 * grey + 64)
     errors[(truth != predicted) & (truth != IGNORE)] = WRONG
-    shown = {
-        "picture": data(small(image, Image.Resampling.LANCZOS), "JPEG"),
+    sources = {
+        "picture": data_uri(shrunk(image, Image.Resampling.LANCZOS), "JPEG"),
         "label": coloured(truth, model.palette),
         "prediction": coloured(predicted, model.palette),
-        "errors; dark: ignored": data(small(errors.astype(np.uint8), Image.Resampling.BOX), "JPEG"),
+        "errors are red, ignored pixels are dark": data_uri(
+            shrunk(errors.astype(np.uint8), Image.Resampling.BOX), "JPEG"
+        ),
     }
     figures = "".join(
         f'<figure><img src="{source}" alt="{caption}" loading="lazy"><figcaption>{caption}</figcaption></figure>'
-        for caption, source in shown.items()
+        for caption, source in sources.items()
     )
-    title = f"{html.escape(name)} <span class=dim>mIoU {picture['mIoU']:.1f}</span>"
+    title = f"{html.escape(name)} <span class=dim>mIoU {score['mIoU']:.1f}</span>"
     return f'<h3>{title}</h3><div class="views">{figures}</div>'
 
 
 def percent(value):
+    """A score in percent as text; "-" for None and NaN."""
     return "-" if value is None or math.isnan(value) else f"{value:.2f}"
 
 
-def small(array, resampling):
+def shrunk(array, resampling):
+    """An array as a PIL image whose long side is at most `LONG_SIDE`."""
     image = Image.fromarray(array)
-    factor = min(1, SIDE / max(image.size))
+    factor = min(1, LONG_SIDE / max(image.size))
     return image.resize([max(1, round(side * factor)) for side in image.size], resampling)
 
 
 def coloured(labels, palette):
-    """A label map in its colours, as a data URI."""
-    return data(palette_image(np.asarray(small(labels, Image.Resampling.NEAREST)), palette), "PNG")
+    """A label map in the colours of the palette, as the data URI of a PNG."""
+    return data_uri(palette_image(np.asarray(shrunk(labels, Image.Resampling.NEAREST)), palette), "PNG")
 
 
-def data(image, kind):
-    """A picture as a data URI."""
+def data_uri(image, file_format):
+    """A PIL image or an array as a data URI, the text of a picture that stands in the page itself."""
     file = io.BytesIO()
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    image.save(file, kind, **({"quality": 82} if kind == "JPEG" else {"optimize": True}))
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+    image.save(file, file_format, **({"quality": 82} if file_format == "JPEG" else {"optimize": True}))
+    return f"data:image/{file_format.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

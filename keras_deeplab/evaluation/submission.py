@@ -1,4 +1,4 @@
-"""Label maps as the servers want them that keep a data set's labels to themselves: Cityscapes and ADE20K."""
+"""A model and pictures in, label maps out for the test servers of Cityscapes and ADE20K, which keep the labels secret."""
 
 from pathlib import Path
 
@@ -11,60 +11,70 @@ from keras_deeplab.inference.predictions import predictions
 from keras_deeplab.pictures.files import list_files
 from keras_deeplab.pictures.read import read_image
 
-SERVERS = {  # data set of the row: where its results go
+SERVERS = {  # data set of the row: the page where label maps are handed in
     "cityscapes": "https://www.cityscapes-dataset.com/submit/",
     "ade20k": "http://sceneparsing.csail.mit.edu/",
 }
 
 
 def label_ids(row):
-    """The server's id of each class, uint8: Cityscapes' raw ids 7..33, ADE20K's 1..150.
+    """The ids that the server of the row's data set wants: 7..33 for Cityscapes, 1..150 for ADE20K.
+
+    Returns:
+        (classes,) uint8, the id of each class.
 
     Raises:
         ValueError: for a row of another data set.
     """
     if row.dataset not in SERVERS:
-        raise ValueError(f"--submission is for rows of {' and '.join(SERVERS)}. {row.name} is one of {row.dataset}.")
+        raise ValueError(
+            f"--submission is for rows of {' and '.join(SERVERS)}. Received: {row.name}, a row of {row.dataset}."
+        )
     ids = {label: raw for raw, label in DATASETS[row.dataset].label_ids.items()}
     return np.array([ids[label] for label in range(row.num_classes)], np.uint8)
 
 
 def pictures(folder):
-    """The picture files in a folder and the folders in it, as a test set is laid out.
+    """The paths of the picture files in a folder and its subfolders.
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        ValueError: if it holds none, or two of the same stem.
+        ValueError: if it holds no picture, or two with the same stem.
     """
-    found = {}
+    paths = {}  # by stem
     for path in list_files(folder, subfolders=True):
-        if path.stem in found:
-            raise ValueError(f"{path} and {found[path.stem]} would both be written to {path.stem}.png.")
-        found[path.stem] = path
-    return list(found.values())
+        if path.stem in paths:
+            raise ValueError(
+                f"{path} and {paths[path.stem]} would both be written to {path.stem}.png. Rename one of them."
+            )
+        paths[path.stem] = path
+    return list(paths.values())
 
 
 def write(model, ids, paths, to, **options):
     """Writes the label map of each picture to the folder `to` as STEM.png, 8-bit grey.
 
     Args:
-        model: of as many classes as there are `ids`.
-        ids: uint8, what to write for each class.
-        paths: picture files.
-        to: folder.
+        model: a model with as many classes as there are `ids`.
+        ids: (classes,) uint8, the value to write for each class.
+        paths: paths of the picture files.
+        to: a folder. It is made if it does not exist.
         options: of `segment`.
 
     Raises:
-        ValueError: for a model of other classes, or where a picture would be overwritten.
+        ValueError: for a model with another number of classes, or if a picture would be overwritten.
     """
     if model.num_classes != len(ids):
-        raise ValueError(f"The server scores {len(ids)} classes. The model has {model.num_classes}.")
+        raise ValueError(
+            f"The model must have the {len(ids)} classes that the server scores. "
+            f"Received: a model with {model.num_classes} classes."
+        )
     for path in paths:
-        if (place := Path(to) / f"{path.stem}.png").exists() and place.samefile(path):
-            raise ValueError(f"{path} would be overwritten by its label map. Name another folder than the pictures'.")
+        if (written := Path(to) / f"{path.stem}.png").exists() and written.samefile(path):
+            raise ValueError(f"{path} would be overwritten by its label map. Name a folder without the pictures.")
     Path(to).mkdir(parents=True, exist_ok=True)
     bar = keras.utils.Progbar(len(paths), unit_name="picture")
-    found = predictions(model, lambda path: (path.stem, read_image(path), None), paths, **options)
-    for i, (name, _, labels) in enumerate(found):
+    label_maps = predictions(model, lambda path: (path.stem, read_image(path), None), paths, **options)
+    for i, (name, _, labels) in enumerate(label_maps):
         Image.fromarray(ids[labels]).save(Path(to) / f"{name}.png")
         bar.update(i + 1)

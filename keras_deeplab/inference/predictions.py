@@ -1,4 +1,4 @@
-"""Label maps of many pictures: the next ones are read while the network runs, on one device or several."""
+"""A model and many pictures in, their label maps out; pictures are read while the network runs on one or more devices."""
 
 import contextlib
 import queue
@@ -12,68 +12,82 @@ from keras_deeplab.inference.segment import network_of, segment
 
 
 def _copies(model, devices):
-    """[(device or None, model)]: the model itself for one device, a copy of its weights on each of several."""
-    folded = network_of(model).folded  # once, not for every picture
+    """The networks that share the pictures, without batch norms: a list of (device name, or None for the default, model).
+
+    On several devices each has a copy of the weights.
+    """
+    folded = network_of(model).folded  # batch norms are folded here, once for all pictures
     if devices is None and keras.backend.backend() == "tensorflow":
         gpus = tf.config.list_logical_devices("GPU")
         devices = [gpu.name for gpu in gpus] if len(gpus) > 1 else None
     if devices is None:
         return [(None, folded)]
     if keras.backend.backend() != "tensorflow" or not devices:
-        raise ValueError(f"devices is a list of TensorFlow's devices, on its backend. Received: {devices!r}.")
+        raise ValueError(
+            "devices must be a list of TensorFlow device names, not empty, and Keras must run on TensorFlow. "
+            f"Received: {devices!r} on {keras.backend.backend()}."
+        )
     copies = []
     for device in devices:
         with tf.device(device):
-            copies.append((device, type(folded).from_config(folded.get_config())))
-            copies[-1][1].set_weights(folded.get_weights())
+            network = type(folded).from_config(folded.get_config())
+            network.set_weights(folded.get_weights())
+            copies.append((device, network))
     return copies
 
 
 def predictions(model, load, items, devices=None, **options):
-    """Label maps of pictures, the next of which are read meanwhile.
+    """Segments pictures one by one, and reads the next ones meanwhile.
 
     Args:
         model: a `DeepLabV3` or `DeepLabV3Plus`.
-        load: gives (name, picture (H, W, 3) uint8, anything) of an item; called on a thread.
-        items: what to call it with.
+        load: a function from an item to (name, picture (H, W, 3) uint8, extra). It is called on another thread. `extra` is
+            any value, and is passed on.
+        items: an iterable of what `load` takes.
         devices: as for `evaluate`.
         options: of `segment`.
 
     Yields:
-        (name, anything, label map (H, W) uint8) of each item, in order.
+        (name, extra, label map (H, W) uint8) of each item, in order.
+
+    Raises:
+        ValueError: for `devices` that cannot be used, and as `segment` does. Errors of `load` come through.
     """
-    copies, free = _copies(model, devices), queue.SimpleQueue()
+    copies, idle = _copies(model, devices), queue.SimpleQueue()
     for copy in copies:
-        free.put(copy)
+        idle.put(copy)
 
     def predict(item):
-        name, picture, passed = item
-        device, network = copy = free.get()
+        name, picture, extra = item
+        device, network = copy = idle.get()
         try:
             with tf.device(device) if device else contextlib.nullcontext():
-                return name, passed, segment(network, picture, **options)
+                return name, extra, segment(network, picture, **options)
         finally:
-            free.put(copy)
+            idle.put(copy)
 
-    with contextlib.closing(ahead(load, items, 1)) as loaded:
+    with contextlib.closing(prefetch_map(load, items, threads=1)) as loaded:
         if len(copies) == 1:
             yield from map(predict, loaded)
         else:
-            with contextlib.closing(ahead(predict, loaded, len(copies))) as found:
-                yield from found
+            with contextlib.closing(prefetch_map(predict, loaded, threads=len(copies))) as predicted:
+                yield from predicted
 
 
-def ahead(function, items, threads):
-    """`function` of each item, in order, worked out on threads a little before it is asked for."""
-    waiting = deque()
+def prefetch_map(function, items, threads):
+    """`map(function, items)`, computed on threads, up to 2 * `threads` items before the caller takes them.
+
+    An error of `function` is raised when its item is taken. Items that have not started are then cancelled.
+    """
+    futures = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                futures.append(pool.submit(function, item))
+                if len(futures) > 2 * threads:
+                    yield futures.popleft().result()
+            while futures:
+                yield futures.popleft().result()
         finally:
-            for future in waiting:
+            for future in futures:
                 future.cancel()

@@ -1,10 +1,11 @@
 """A model and a picture in, a label map out, by the model's own test protocol.
 
-Resizing is linear and separable, and so is averaging overlapping windows. The score of a class at every pixel is therefore
+Resizing is linear and separable, and so is averaging overlapping windows. The scores of a class at all pixels are therefore
     rows @ scores @ columns.T
-where `scores` are the network's, at its own coarse stride, windows side by side, and the two matrices hold everything
-that follows: up to the window's size, into the window's place, the mean where windows overlap, mirrored back, and up or
-down to the picture's size. So full-size scores never exist at once: label maps are made by bands of rows.
+Here `scores` are the network's logits before any resize, with the windows side by side. The two matrices do all that
+follows: they resize the scores to the window's size, put them in the window's place, take the mean where windows overlap,
+mirror them back, and resize them to the picture's size. Label maps are computed in bands of rows, so that the scores of the
+whole picture never are in memory at once.
 """
 
 import weakref
@@ -20,9 +21,9 @@ from keras_deeplab.networks.layers import interpolation_matrix
 from keras_deeplab.pictures.read import Picture, read_image
 from keras_deeplab.pictures.resize import fit_in_box, resize_uint8
 
-FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of multi-scale testing, each plain and mirrored
-WINDOW_PIXELS = 2 * 1024 * 1024  # in one pass of the network, at least one window
-BAND_VALUES = 16 * 1024 * 1024  # scores in memory at once, at least one row of pixels
+FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # sizes of multi-scale testing; each is run plain and mirrored
+WINDOW_PIXELS = 2 * 1024 * 1024  # pixels in one pass of the network, which has at least one window
+BAND_VALUES = 16 * 1024 * 1024  # scores in memory at once: those of a band, which has at least one row of pixels
 
 
 def segment(
@@ -33,36 +34,45 @@ def segment(
     resize: tuple[int, int] | None = None,
     return_scores: bool = False,
 ):
-    """The label map of a picture, by the model's own protocol: resize box, whole or sliding window.
+    """Computes the label map of a picture by the model's test protocol.
+
+    The protocol (`model.protocol`) says to which box pictures are resized, and whether the network sees the whole picture or
+    a sliding window.
 
     Args:
         model: a `DeepLabV3` or `DeepLabV3Plus`.
-        image: path, PIL image, array (H, W, 3) or (H, W) of 0..255, or a list of them.
-        multi_scale_flip: average over six sizes, each plain and mirrored. True or `"box"`: of the protocol's box, as the
-            published figures were measured; `"picture"`: of the picture's own size, as mmsegmentation 1.2.2 does.
-        resize: (long, short) sides in pixels of the box the picture is resized to fit, in place of the protocol's.
-        return_scores: whether to return scores too.
+        image: a path, the bytes of a file, a PIL image, an array (H, W, 3) or (H, W) of 0..255, or a list of them.
+        multi_scale_flip: whether to average the probabilities of six sizes, each plain and mirrored. True or `"box"`: sizes
+            of the protocol's box, as the published figures were measured. `"picture"`: sizes of the picture, as
+            mmsegmentation 1.2.2 does. False (the default): one size.
+        resize: (long, short) sides in pixels of the box that the picture is resized to fit. None (the default): the
+            protocol's box.
+        return_scores: whether to return the scores too.
 
     Returns:
-        labels (H, W) uint8 at the picture's size; with `return_scores`, (labels, scores): scores (H, W, classes) float32 are
-        logits, or mean probabilities with `multi_scale_flip`. A list of these for a list.
+        labels (H, W) uint8, of the upright picture's size. With `return_scores`, (labels, scores): scores (H, W, classes)
+        float32 are logits, or with `multi_scale_flip` mean probabilities. For a list of pictures, a list of these.
 
     Raises:
-        ValueError: for a picture that cannot be read, a model of more than 255 classes, or options that contradict.
+        ValueError: for a picture that cannot be read, a model of more than 255 classes, or options that contradict each other.
+        FileNotFoundError: if there is no such file.
     """
     network = network_of(model)
     if isinstance(image, (list, tuple)):
-        return [segment_by(network, model.protocol, one, multi_scale_flip, resize, return_scores) for one in image]
-    return segment_by(network, model.protocol, image, multi_scale_flip, resize, return_scores)
+        return [
+            segment_with_network(network, model.protocol, one, multi_scale_flip, resize, return_scores) for one in image
+        ]
+    return segment_with_network(network, model.protocol, image, multi_scale_flip, resize, return_scores)
 
 
-def segment_by(network, protocol, image, multi_scale_flip=False, resize=None, return_scores=False):
+def segment_with_network(network, protocol, image, multi_scale_flip=False, resize=None, return_scores=False):
+    """`segment` of one picture with a given `Network`."""
     if multi_scale_flip not in (False, True, "box", "picture"):
         raise ValueError(f"multi_scale_flip is False, True, 'box' or 'picture'. Received: {multi_scale_flip!r}.")
     if multi_scale_flip == "picture" and resize is not None:
         raise ValueError(
             "multi_scale_flip='picture' takes its sizes from the picture, not from a box. "
-            f"Received: resize={resize!r}; leave one of the two out."
+            f"Received: resize={resize!r}. Leave one of the two out."
         )
     picture = tf.constant(read_image(image))
     size = picture.shape[:2]
@@ -71,7 +81,7 @@ def segment_by(network, protocol, image, multi_scale_flip=False, resize=None, re
         views = [network.view(picture, *box, False)]
     else:
         if multi_scale_flip == "picture":
-            boxes = [tuple(int(side * factor + 0.5) for side in size) for factor in FACTORS]
+            boxes = [tuple(int(side * factor + 0.5) for side in size) for factor in FACTORS]  # rounded as mmcv does
         else:
             boxes = [tuple(int(side * factor) for side in box) for factor in FACTORS]
         views = [
@@ -89,22 +99,28 @@ def box_of(protocol, size):
 
 
 class Network:
-    """A model's folded graph with its protocol around it, in TensorFlow whatever the model's backend.
+    """Runs a model by its test protocol, as TensorFlow graphs. The model itself may be on another backend.
 
     Args:
         model: a `DeepLabV3` or `DeepLabV3Plus`.
-        graph_is_for: a `Purpose`: whether it runs on this machine, on others too, or is converted.
+        graph_is_for: a `Purpose`: whether the graphs run on this machine, on other machines too, or are converted.
 
     Attributes:
-        folded: the model with its norms folded.
-        view: (picture, long side, short side, mirrored) -> scores and matrices of one pass.
+        folded: the model with its batch norms folded into the convolutions.
+        coarse: the same model up to its logits before they are resized to the picture.
+        protocol: the model's test protocol.
+        view: a function (picture, long side, short side, mirrored) -> (scores, rows, columns) of one pass, where the box
+            that the picture is resized to fit has these sides.
+
+    Raises:
+        ValueError: for a model of more than 255 classes.
     """
 
     def __init__(self, model, graph_is_for=Purpose.INFERENCE):
         if model.num_classes > 255:
             raise ValueError(
-                f"A label map has 8 bits, one value of them for 'ignore': 255 classes at most. "
-                f"Received: {model.num_classes}."
+                "A model must have at most 255 classes: a label map has 8 bits, and its value 255 means 'ignore'. "
+                f"Received: {model.num_classes} classes."
             )
         self.graph_is_for = graph_is_for
         self.folded = fold_norms(model)
@@ -118,23 +134,33 @@ class Network:
                 self._view,
                 input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), scalar, scalar, tf.TensorSpec([], tf.bool)],
             )
-        self._merges = {}  # (number of views, whether with scores) -> graph
+        self._merge_graphs = {}  # (number of views, whether it returns scores) -> graph
 
     def merge(self, views, return_scores):
-        """Labels and scores of `views`: the function `merge`, traced once for any size."""
+        """The function `merge` as a graph, traced once for pictures of all sizes."""
         key = len(views), return_scores
-        if key not in self._merges:
+        if key not in self._merge_graphs:
             matrix = tf.TensorSpec([None, None], tf.float32)
             view = tf.TensorSpec([None, None, self.coarse.output_shape[-1]], tf.float32), matrix, matrix
-            self._merges[key] = tf.function(
+            self._merge_graphs[key] = tf.function(
                 lambda views: merge(views, return_scores), input_signature=[[view] * len(views)]
             )
-        return self._merges[key](views)
+        return self._merge_graphs[key](views)
 
     def _view(self, picture, long_side, short_side, mirrored):
-        """One pass over the picture, resized to fit the box: coarse scores and the matrices that bring them to its size."""
-        size = tf.unstack(tf.shape(picture)[:2])
-        resized = resize_uint8(picture, *fit_in_box(*size, long_side, short_side))
+        """One pass over the picture, resized to fit the box and maybe mirrored.
+
+        Args:
+            picture: (H, W, 3) uint8.
+            long_side, short_side: of the box in pixels, int32 scalars.
+            mirrored: bool scalar.
+
+        Returns:
+            scores (windows down * h, windows across * w, classes) float32, where (h, w) is the size of the logits of a
+            window; rows (H, windows down * h) and columns (W, windows across * w), the matrices of this file's formula.
+        """
+        picture_size = tf.unstack(tf.shape(picture)[:2])
+        resized = resize_uint8(picture, *fit_in_box(*picture_size, long_side, short_side))
         resized = tf.cond(mirrored, lambda: resized[:, ::-1], lambda: resized)
         extent = tf.unstack(tf.shape(resized)[:2])
         if self.protocol.mode == "slide":
@@ -144,20 +170,25 @@ class Network:
             ]
         else:
             window, starts = extent, [tf.zeros([1], tf.int32)] * 2
-        scores = self._windows(resized, *starts, *window)  # (a, b, h, w, classes)
-        coarse = tf.unstack(tf.shape(scores)[2:4])
+        scores = self._window_scores(resized, *starts, *window)  # (windows down, windows across, h, w, classes)
+        coarse_size = tf.unstack(tf.shape(scores)[2:4])
         rows, columns = (
-            placement(*axis, self.align_corners) for axis in zip(coarse, window, starts, extent, strict=True)
+            placement(*axis, self.align_corners) for axis in zip(coarse_size, window, starts, extent, strict=True)
         )
         columns = tf.cond(mirrored, lambda: columns[::-1], lambda: columns)
         rows, columns = (
-            resized_matrix(matrix, side, self.align_corners) for matrix, side in zip((rows, columns), size, strict=True)
+            resized_matrix(matrix, side, self.align_corners)
+            for matrix, side in zip((rows, columns), picture_size, strict=True)
         )
-        a, b, h, w, classes = tf.unstack(tf.shape(scores))
-        return tf.reshape(tf.transpose(scores, [0, 2, 1, 3, 4]), [a * h, b * w, classes]), rows, columns
+        down, across, h, w, classes = tf.unstack(tf.shape(scores))
+        scores = tf.reshape(tf.transpose(scores, [0, 2, 1, 3, 4]), [down * h, across * w, classes])
+        return scores, rows, columns
 
-    def _windows(self, picture, tops, lefts, height, width):
-        """The network's scores of every window, (tops, lefts, h, w, classes), as many at a time as memory allows."""
+    def _window_scores(self, picture, tops, lefts, height, width):
+        """The network's scores of all windows, (len(tops), len(lefts), h, w, classes) float32.
+
+        A pass of the network takes as many windows as have `WINDOW_PIXELS` together, to bound the memory.
+        """
         corners = tf.stack(tf.meshgrid(tops, lefts, indexing="ij"), axis=-1)
         corners = tf.reshape(corners, [-1, 2])
         count = tf.shape(corners)[0]
@@ -182,7 +213,7 @@ class Network:
         return tf.reshape(scores, [tf.size(tops), tf.size(lefts), *tf.unstack(tf.shape(scores))[1:]])
 
     def run(self, images):
-        """Coarse scores of pictures (N, H, W, 3)."""
+        """The logits (N, h, w, classes) of pictures (N, H, W, 3), before they are resized."""
         if keras.backend.backend() == "tensorflow":
             with purpose(self.graph_is_for):
                 return self.coarse(images)
@@ -193,7 +224,7 @@ _networks: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> i
 
 
 def network_of(model):
-    """The model's `Network`, traced once and brought up to date with its weights at every call."""
+    """The model's `Network`. It is built once, and gets the weights that the model has now at every call."""
     network = _networks.get(model)
     if network is None or network.protocol != model.protocol:
         network = _networks[model] = Network(model)
@@ -203,13 +234,31 @@ def network_of(model):
 
 
 def window_starts(extent, crop, stride):
-    """Where windows begin along one axis: every `stride` pixels, the last one shifted back to end at the border."""
+    """Where the windows begin along one axis: every `stride` pixels. The last window is shifted back to end at the border.
+
+    Args:
+        extent, crop, stride: pixels of the picture and of a window, and from one window to the next.
+
+    Returns:
+        (windows,) int32.
+    """
     count = (tf.maximum(extent - crop, 0) + stride - 1) // stride + 1
     return tf.maximum(tf.minimum(tf.range(count) * stride, extent - crop), 0)
 
 
 def placement(coarse, window, starts, extent, align_corners):
-    """The matrix (extent, len(starts) * coarse) that interpolates each window's scores, puts them in place and averages."""
+    """The matrix that brings the scores of the windows to the picture, along one axis.
+
+    It interpolates each window's scores, puts them in place and averages them where windows overlap.
+
+    Args:
+        coarse, window, extent: the length of a window's scores, of a window and of the picture.
+        starts: (windows,) int32, where the windows begin.
+        align_corners: whether the interpolation keeps the outermost pixel centres in place; PyTorch's option.
+
+    Returns:
+        (extent, windows * coarse) float32.
+    """
     interpolate = interpolation(coarse, window, align_corners)
     offsets = tf.range(extent)[:, None] - starts[None]  # of each pixel in each window
     inside = tf.cast((offsets >= 0) & (offsets < window), tf.float32)
@@ -219,26 +268,32 @@ def placement(coarse, window, starts, extent, align_corners):
 
 
 def interpolation(size_in, size_out, align_corners):
-    """`interpolation_matrix` as a TensorFlow tensor, whatever the backend."""
+    """`interpolation_matrix` as a TensorFlow tensor, on every Keras backend."""
     if keras.backend.backend() == "tensorflow":
         return interpolation_matrix(size_in, size_out, align_corners)
     return tf.constant(keras.ops.convert_to_numpy(interpolation_matrix(int(size_in), int(size_out), align_corners)))
 
 
 def resized_matrix(matrix, size, align_corners):
-    """`matrix` followed by a bilinear resize of what it gives to `size`."""
+    """The matrix of two steps: `matrix`, then a bilinear resize of its result to `size`."""
     extent = tf.shape(matrix)[0]
     return tf.cond(tf.equal(extent, size), lambda: matrix, lambda: interpolation(extent, size, align_corners) @ matrix)
 
 
 def merge(views, return_scores):
-    """Labels (H, W) uint8 of one or several views, and their scores (H, W, classes), empty unless asked for.
+    """The label map of one or several views of a picture.
 
-    Scores are the view's own; of several views the mean of their softmax.
+    Args:
+        views: a list of (scores, rows, columns), as `Network.view` returns them.
+        return_scores: whether to return scores of all pixels too.
+
+    Returns:
+        labels (H, W) uint8, and scores (H, W, classes) float32: logits of a single view, the mean probabilities (softmax) of
+        several. Without `return_scores` they are empty, (0, 0, classes).
     """
     height, width = (tf.shape(matrix)[0] for matrix in views[0][1:])
     classes = views[0][0].shape[-1]
-    band = tf.maximum(BAND_VALUES // (width * classes), 1)
+    band = tf.maximum(BAND_VALUES // (width * classes), 1)  # rows
     bands = (height + band - 1) // band
     label_bands = tf.TensorArray(tf.uint8, size=bands, infer_shape=False, element_shape=[None, None])
     score_bands = tf.TensorArray(tf.float32, size=bands, infer_shape=False, element_shape=[None, None, classes])
@@ -256,13 +311,13 @@ def merge(views, return_scores):
 
 
 def band_scores(coarse, rows, columns):
-    """rows @ coarse @ columns.T for each class: (band, width, classes)."""
+    """rows @ coarse @ columns.T for each class: (rows of the band, width, classes)."""
     h, w, classes = tf.unstack(tf.shape(coarse))
     scores = tf.reshape(rows @ tf.reshape(coarse, [h, w * classes]), [-1, w, classes])
     return tf.ensure_shape(columns @ scores, [None, None, coarse.shape[-1]])
 
 
 def resized_to_box(protocol, picture):
-    """The picture (H, W, 3) uint8 as the network gets it: resized to fit the protocol's box."""
+    """The picture (H, W, 3) uint8 as the network gets it: resized to fit the protocol's box, uint8."""
     size = fit_in_box(*picture.shape[:2], *box_of(protocol, picture.shape[:2]))
     return resize_uint8(tf.constant(picture), *size).numpy()

@@ -1,1 +1,1 @@
-"""A picture in, logits out. The files read like the papers; `fast/` computes the same convolutions sooner."""
+"""Pictures in, logits out. The files follow the papers step by step; `fast/` has faster ways to compute the convolutions."""

@@ -1,7 +1,7 @@
-"""The building blocks of every part: a convolution with its batch norm and ReLU, and two compositions of it.
+"""The building blocks of all parts: features in, and out after a convolution with its batch norm and ReLU, or several.
 
-Inside `without_norms` each block is built for inference: one convolution with a bias in the place of convolution and norm.
-Only this file knows of it. Its layers have the names of the convolutions that they replace.
+Inside `without_norms` blocks are built for inference: one convolution with a bias replaces a convolution and its norm. It has
+the name of the convolution. Only this file reads whether norms are built.
 """
 
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ _with_norms = ContextVar("with_norms", default=True)
 
 @contextmanager
 def without_norms():
-    """Inside this context blocks are built without norms: `fold_norms` fills them."""
+    """A context in which blocks are built without norms. `fold_norms` sets their weights."""
     token = _with_norms.set(False)
     try:
         yield
@@ -27,11 +27,16 @@ def without_norms():
 
 
 def conv_norm(x, filters, kernel_size, *, names, strides=1, rate=1, relu=True):
-    """A convolution, its batch norm and a ReLU; `filters=None` makes it depthwise.
+    """A convolution, its batch norm and a ReLU.
 
     Args:
         x: features (N, H, W, C).
-        names: of the convolution and of the norm, as the released weights name them.
+        filters: channels of the result; None for a depthwise convolution, which keeps the C channels.
+        kernel_size: pixels, odd.
+        names: the names of the convolution and of the norm, those of the released weights.
+        strides: pixels of the input per pixel of the result. Default 1.
+        rate: atrous rate. Default 1.
+        relu: whether a ReLU follows. Default True.
 
     Returns:
         features (N, ceil(H / strides), ceil(W / strides), filters).
@@ -47,12 +52,12 @@ def conv_norm(x, filters, kernel_size, *, names, strides=1, rate=1, relu=True):
 
 
 def conv_norm_module(x, filters, kernel_size, *, name, **options):
-    """`conv_norm` with the names NAME-conv and NAME-bn that all parts outside the backbone have."""
+    """`conv_norm` with the names NAME-conv and NAME-bn, as in all parts but the backbone."""
     return conv_norm(x, filters, kernel_size, names=(f"{name}-conv", f"{name}-bn"), **options)
 
 
 def separable_conv(x, channels, *, rate=1, name):
-    """A depthwise 3x3 and a pointwise convolution, each with norm and ReLU: (N, H, W, channels)."""
+    """A depthwise 3x3 and a 1x1 convolution, each with norm and ReLU: (N, H, W, C) to (N, H, W, channels)."""
     if _with_norms.get():
         x = conv_norm_module(x, None, 3, rate=rate, name=f"{name}-depthwise_conv")
         return conv_norm_module(x, channels, 1, name=f"{name}-pointwise_conv")
@@ -61,19 +66,21 @@ def separable_conv(x, channels, *, rate=1, name):
     return keras.layers.ReLU(name=f"{name}-relu")(x)
 
 
-def spread(pooled, like, *, align_corners, name):
-    """Pooled features (N, 1, 1, C) at every pixel of a map like `like`, for `join_with_pooled` alone.
+def broadcast_pooled(pooled, like, *, align_corners, name):
+    """Pooled features (N, 1, 1, C) at every pixel of a map of the size of `like`. Only for `join_with_pooled`.
 
-    Without norms they stay as they are: `PooledConv2D` adds their share without spreading them.
+    Without norms they stay (N, 1, 1, C): `PooledConv2D` adds the pooled branch without broadcasting it.
     """
     return ResizeLike(align_corners, name=name)([pooled, like]) if _with_norms.get() else pooled
 
 
 def join_with_pooled(pooled, branches, channels, *, name):
-    """What `spread` gave and the branches, concatenated and joined by a 3x3 `conv_norm_module`.
+    """The pooled branch and the others, concatenated and joined by a 3x3 `conv_norm_module`.
 
     Args:
-        branches: maps (N, h, w, C) of one size.
+        pooled: what `broadcast_pooled` returned.
+        branches: maps (N, h, w, C), all of the same size.
+        channels: channels of the result.
 
     Returns:
         (N, h, w, channels).

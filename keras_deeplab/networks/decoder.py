@@ -7,11 +7,14 @@ from keras_deeplab.networks.layers import AtrousConv2D, ChannelDropout, ResizeLi
 
 
 def decoder(x, low_level, channels, low_level_channels, *, align_corners):
-    """Brings ASPP's features to stride 4 and joins them with the first stage's.
+    """Resizes ASPP's features to stride 4 and joins them with the low-level features, those of the first stage.
 
     Args:
         x: features of ASPP (N, h, w, channels).
         low_level: features of the first stage (N, H/4, W/4, C).
+        channels: channels of the result.
+        low_level_channels: channels that the low-level features are reduced to.
+        align_corners: as of `ResizeLike`.
 
     Returns:
         (N, H/4, W/4, channels).
@@ -24,12 +27,12 @@ def decoder(x, low_level, channels, low_level_channels, *, align_corners):
 
 
 def auxiliary(x, channels):
-    """The 3x3 convolution of the head that supervises the third stage in training: (N, h, w, channels)."""
+    """The auxiliary head, which supervises the third stage in training, without its classifier: (N, h, w, channels)."""
     return conv_norm_module(x, channels, 3, name="auxiliary_head-convs-0")
 
 
 def classifier(x, num_classes, dropout, *, name):
-    """Drops whole channels, then scores each pixel: (N, h, w, num_classes)."""
+    """Dropout of whole channels, then a score for each pixel and class: (N, h, w, num_classes)."""
     x = ChannelDropout(dropout, name=f"{name}-dropout")(x)
     initializer = keras.initializers.RandomNormal(stddev=0.01)
     return AtrousConv2D(num_classes, 1, kernel_initializer=initializer, name=f"{name}-conv_seg")(x)

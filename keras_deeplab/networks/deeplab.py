@@ -1,4 +1,4 @@
-"""DeepLabV3 and DeepLabV3+: a picture in, a score per pixel and class out (Chen et al. 2017, 2018)."""
+"""DeepLabV3 and DeepLabV3+: pictures in, a score for each pixel and class out (Chen et al. 2017, 2018)."""
 
 from contextlib import nullcontext
 from operator import index
@@ -17,7 +17,7 @@ from keras_deeplab.networks.older_files import current_arguments
 
 
 class DeepLab(keras.Model):
-    """What both networks share; use `DeepLabV3` or `DeepLabV3Plus`.
+    """The base class of `DeepLabV3` and `DeepLabV3Plus`. Use one of these two.
 
     Args:
         num_classes: number of classes, a positive integer.
@@ -31,19 +31,21 @@ class DeepLab(keras.Model):
             (1, 12, 24, 36) at output stride 8, (1, 6, 12, 18) at 16, (1, 3, 6, 9) at 32.
         base_channels: width of the backbone's first stage; each later stage doubles it. Default 64.
         stem_channels: width of the backbone's stem. Default 64.
-        aspp_channels: width of ASPP's branches and of what follows. Default 512, on R-18 128.
-        low_level_channels: channels of the first stage that the decoder keeps (DeepLabV3+ only). Default 48, on R-18 12.
+        aspp_channels: width of ASPP's branches and of the layers after them. Default 512, on R-18 128.
+        low_level_channels: channels that the decoder reduces the first stage's features to (DeepLabV3+ only). Default 48, on
+            R-18 12.
         auxiliary_channels: width of the auxiliary head. Default 256, on R-18 64.
         auxiliary_head: whether to build the head that supervises the third stage in training. Default False.
-        align_corners: whether bilinear resizes keep the corner pixels' centres in place (rows with 769x769 crops). Default
-            False.
-        dropout: share of channels that training drops before each classifier, at least 0 and below 1. Default 0.1.
+        align_corners: whether bilinear resizes keep the centres of the corner pixels in place, as the released models of
+            769x769 crops do. Default False.
+        dropout: share of the channels that training sets to zero before each classifier, at least 0 and below 1. Default 0.1.
         norms: False builds a network for inference, in which each convolution has a bias in place of its batch norm; see
             `fold_norms`. Default True.
-        row: name of the released row whose weights the model has, or None (default).
+        row: name of the released model whose weights this model has, or None (default).
         classes: a name for each class. Default "class 0", "class 1", ...
         palette: (R, G, B) of 0..255 for each class. Default PASCAL VOC's colours.
-        protocol: a `Protocol`: how `segment` and `evaluate` treat pictures. Default the whole picture at its own size.
+        protocol: a `Protocol`: the size and the windows in which `segment` and `evaluate` pass pictures to the model. Default
+            the whole picture at its own size.
         dtype: dtype policy, such as "mixed_bfloat16". Default Keras's global policy.
         name: name of the Keras model.
 
@@ -55,7 +57,8 @@ class DeepLab(keras.Model):
         of this shape.
 
     Raises:
-        ValueError: for an argument that makes no sense; the message names the rule.
+        ValueError: for an argument that breaks a rule; the message names the rule.
+        TypeError: for an unknown argument.
 
     Example:
 
@@ -92,40 +95,40 @@ class DeepLab(keras.Model):
         if renamed:
             current = current_arguments(renamed, backbone=backbone, norms=norms, warn=True)
             backbone, norms = current["backbone"], current["norms"]
-        require(backbone in BACKBONES, f"backbone is one of {', '.join(BACKBONES)}", backbone)
-        parts = BACKBONES[backbone]
-        num_classes = counted("num_classes", num_classes)
-        require(output_stride in OUTPUT_STRIDES, "output_stride is 8, 16 or 32", output_stride)
+        require(backbone in BACKBONES, f"backbone must be one of {', '.join(BACKBONES)}", backbone)
+        spec = BACKBONES[backbone]
+        num_classes = positive_int("num_classes", num_classes)
+        require(output_stride in OUTPUT_STRIDES, "output_stride must be 8, 16 or 32", output_stride)
         output_stride = index(output_stride)
-        require(0 <= dropout < 1, "dropout is a share of the channels, at least 0 and below 1", dropout)
+        require(0 <= dropout < 1, "dropout must be a share of the channels, at least 0 and below 1", dropout)
         dropout = float(dropout)
         require(
-            multi_grid is None or len(multi_grid) == parts.last_blocks,
-            f"multi_grid has one rate for each of the {parts.last_blocks} blocks of the last stage",
+            multi_grid is None or len(multi_grid) == spec.last_blocks,
+            f"multi_grid must have one rate for each of the {spec.last_blocks} blocks of the last stage",
             multi_grid,
         )
-        require(classes is None or len(classes) == num_classes, f"classes has {num_classes} names", classes)
-        require(palette is None or len(palette) == num_classes, f"palette has {num_classes} colours", palette)
+        require(classes is None or len(classes) == num_classes, f"classes must have {num_classes} names", classes)
+        require(palette is None or len(palette) == num_classes, f"palette must have {num_classes} colours", palette)
         if aspp_rates is None:
             aspp_rates = (1, *(rate * 8 // output_stride for rate in (12, 24, 36)))
         aspp_rates = tuple(map(index, aspp_rates))
         multi_grid = None if multi_grid is None else tuple(map(index, multi_grid))
-        base_channels = counted("base_channels", base_channels)
-        stem_channels = counted("stem_channels", stem_channels)
-        aspp_channels = counted("aspp_channels", aspp_channels or parts.aspp_channels)
-        auxiliary_channels = counted("auxiliary_channels", auxiliary_channels or parts.auxiliary_channels)
+        base_channels = positive_int("base_channels", base_channels)
+        stem_channels = positive_int("stem_channels", stem_channels)
+        aspp_channels = positive_int("aspp_channels", aspp_channels or spec.aspp_channels)
+        auxiliary_channels = positive_int("auxiliary_channels", auxiliary_channels or spec.auxiliary_channels)
         if self.has_decoder:
-            low_level_channels = counted("low_level_channels", low_level_channels or parts.low_level_channels)
+            low_level_channels = positive_int("low_level_channels", low_level_channels or spec.low_level_channels)
         else:
-            no_decoder = "DeepLabV3 has no decoder and takes no low_level_channels"
-            require(low_level_channels is None, no_decoder, low_level_channels)
+            rule = "low_level_channels must be left out for DeepLabV3, which has no decoder"
+            require(low_level_channels is None, rule, low_level_channels)
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         logits_dtype = at_least_float32(policy.compute_dtype)
 
         with default_dtype(policy), nullcontext() if norms else without_norms():
             images = keras.Input((None, None, 3), name="images", dtype=at_least_float32(policy.variable_dtype))
             x = Normalize(name="normalize")(images)
-            features = parts.build(
+            features = spec.build(
                 x,
                 output_stride=output_stride,
                 multi_grid=multi_grid,
@@ -170,13 +173,13 @@ class DeepLab(keras.Model):
         self._policy = policy
 
     def call(self, inputs, training=None, mask=None):
-        """Logits of pictures. A network without norms is for inference: it may take ways that are not for training."""
+        """Logits of pictures. A network without norms may compute convolutions in ways that are for inference only."""
         with nullcontext() if self._config["norms"] else default_purpose(Purpose.INFERENCE):
             return super().call(inputs, training=training, mask=mask)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if isinstance(y_pred, dict) and not isinstance(y, dict):
-            y = {name: y for name in y_pred}  # both heads learn the same label map
+            y = {name: y for name in y_pred}  # both heads are trained on the same label map
             if sample_weight is not None:
                 sample_weight = {name: sample_weight for name in y_pred}
         return super().compute_loss(x, y, y_pred, sample_weight, training=training)
@@ -223,23 +226,24 @@ class DeepLabV3Plus(DeepLab):
 
 
 def default_palette(num_classes):
-    """A colour for each class: the bits of its number spread over R, G and B, as PASCAL VOC does."""
+    """A colour for each class, as PASCAL VOC computes them: the bits of its number, distributed over R, G and B."""
     return tuple(
         tuple(sum((i >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8)) for channel in range(3))
         for i in range(num_classes)
     )
 
 
-def counted(name, value):
-    """`value` as an int, from any integer type, NumPy's included; a positive one."""
+def positive_int(name, value):
+    """`value`, of any integer type (also NumPy's), as an int. Raises `ValueError` unless it is a positive integer."""
     try:
         number = 0 if isinstance(value, bool) else index(value)
     except TypeError:
         number = 0
-    require(number > 0, f"{name} is a positive integer", value)
+    require(number > 0, f"{name} must be a positive integer", value)
     return number
 
 
-def require(holds, rule, received):
-    if not holds:
+def require(condition, rule, received):
+    """Raises `ValueError` with the rule and the value received unless the condition holds."""
+    if not condition:
         raise ValueError(f"{rule}. Received: {received!r}.")

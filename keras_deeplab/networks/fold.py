@@ -1,4 +1,7 @@
-"""A trained model in, the same model without norms out: y = conv(x) * s + b is one convolution with a bias."""
+"""A trained model in, the same model with its batch norms folded into the convolutions out.
+
+A norm in inference scales and shifts each channel. conv(x) * scale + shift is one convolution with a bias.
+"""
 
 import itertools
 
@@ -10,16 +13,17 @@ from keras_deeplab.networks.initializers import kernels_start_as_zeros
 
 
 def fold_norms(model: keras.Model, dtype=None) -> keras.Model:
-    """The same model for inference, batch norms folded into the convolutions.
+    """The same model for inference, with its batch norms folded into the convolutions.
 
     Args:
-        model: a `DeepLabV3` or `DeepLabV3Plus`. It is left as it is.
-        dtype: of the new model's weights and arithmetic; by default what `model` computes in. (Under mixed precision it
-            would round its weights to that at each pass, and they would take twice the memory.)
+        model: a `DeepLabV3` or `DeepLabV3Plus`. It is not changed.
+        dtype: dtype or dtype policy of the new model. Default the dtype that `model` computes in. (With a mixed policy, the
+            weights would take twice the memory, and each pass would round them.)
 
     Returns:
-        a model of the same class, protocol and classes without norms and auxiliary head; half as many layers to run.
-        Its logits differ by rounding only. It cannot be trained further as the original would.
+        a model of the same class, protocol and class names without norms and auxiliary head. It runs half as many layers.
+        Its logits differ from those of `model` by rounding only. Further training would not do what training `model` does.
+        If `model` already is such a model of this dtype, it is `model` itself.
     """
     config = model.get_config()
     policy = keras.dtype_policies.get(config["dtype"])
@@ -33,13 +37,15 @@ def fold_norms(model: keras.Model, dtype=None) -> keras.Model:
 
 
 def refold(model, folded):
-    """Sets the weights of `folded`, made by `fold_norms(model)`, from those that `model` has now."""
-    before = {id(layer.output): layer for layer in model.layers}  # what computed a tensor
-    norms = {
-        before[id(norm.input)].name: norm for norm in model.layers if isinstance(norm, keras.layers.BatchNormalization)
+    """Sets the weights of `folded`, which is `fold_norms(model)`, from the present weights of `model`."""
+    producers = {id(layer.output): layer for layer in model.layers}  # {tensor: the layer that computes it}
+    norms = {  # {name of a convolution: the norm that follows}
+        producers[id(norm.input)].name: norm
+        for norm in model.layers
+        if isinstance(norm, keras.layers.BatchNormalization)
     }
-    parts = [getattr(layer, "parts", [layer]) for layer in folded.layers]
-    for layer in itertools.chain.from_iterable(parts):
+    layers = [getattr(layer, "parts", [layer]) for layer in folded.layers]  # a separable layer has two parts
+    for layer in itertools.chain.from_iterable(layers):
         if not layer.weights:
             continue
         source = model.get_layer(layer.name)
@@ -55,7 +61,7 @@ def refold(model, folded):
 
 
 def folded_weights(convolution, norm):
-    """The kernel and the bias of one convolution that gives what a convolution without bias and a norm give."""
+    """The kernel and the bias of one convolution that gives the same as a convolution without bias and its norm."""
     kernel = keras.ops.convert_to_numpy(convolution.kernel)
     gamma, beta, mean, variance = (
         np.asarray(keras.ops.convert_to_numpy(w), "float64")
@@ -63,6 +69,6 @@ def folded_weights(convolution, norm):
     )
     scale = gamma / np.sqrt(variance + norm.epsilon)
     factor = scale.astype(kernel.dtype)
-    if isinstance(convolution, keras.layers.DepthwiseConv2D):  # whose kernel is (height, width, channels, 1)
+    if isinstance(convolution, keras.layers.DepthwiseConv2D):  # its kernel is (height, width, channels, 1)
         factor = factor[:, None]
     return kernel * factor, beta - mean * scale

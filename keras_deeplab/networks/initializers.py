@@ -1,4 +1,4 @@
-"""How kernels start: Kaiming's normal distribution, or zeros where real weights are assigned right after."""
+"""A kernel's shape in, its first values out: Kaiming's normal distribution, or zeros if weights are assigned right after."""
 
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,8 +13,10 @@ _zeros = ContextVar("kernels_start_as_zeros", default=False)
 
 @contextmanager
 def kernels_start_as_zeros():
-    """Inside this context kernels start as zeros: real weights are assigned right after, and drawing random ones would
-    double the load time."""
+    """A context in which kernels start as zeros, for models whose weights are assigned right after.
+
+    Drawing random values would double the time to load such a model.
+    """
     token = _zeros.set(True)
     try:
         yield
@@ -24,15 +26,15 @@ def kernels_start_as_zeros():
 
 @serializable
 class VarianceScaling(keras.initializers.VarianceScaling):
-    """Keras's, and zeros inside `kernels_start_as_zeros`."""
+    """Keras's `VarianceScaling`, but zeros inside `kernels_start_as_zeros`."""
 
     def __call__(self, shape, dtype=None, **kwargs):
         return ops.zeros(shape, dtype) if _zeros.get() else super().__call__(shape, dtype, **kwargs)
 
 
 def he_normal(mode="fan_out"):
-    """Kaiming's normal distribution (He et al. 2015) as PyTorch draws it.
+    """Kaiming's normal distribution (He et al. 2015) as PyTorch defines it.
 
-    PyTorch counts the fan_out of a depthwise kernel as Keras counts its fan_in.
+    For a depthwise kernel use "fan_in": it is what PyTorch calls the fan_out of such a kernel.
     """
     return VarianceScaling(2.0, mode, "untruncated_normal")

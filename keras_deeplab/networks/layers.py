@@ -1,7 +1,8 @@
-"""The layers that Keras lacks: a tensor in, a tensor out, the same numbers as PyTorch's.
+"""The layers that Keras lacks: a tensor in, a tensor out, with the same numbers as PyTorch's layers.
 
-Keras pads a strided convolution on one side, normalises with the biased variance and cannot resize to a symbolic size
-under export. These layers do what the released weights were trained with, on every backend. All are channels last.
+Keras pads a strided convolution more on one side, keeps the biased variance of a batch norm, and cannot resize to a symbolic
+size in an exported graph. These layers compute what the released weights were trained with, on every backend. All are
+channels last.
 """
 
 import keras
@@ -22,31 +23,35 @@ __all__ = [
     "interpolation_matrix",
 ]
 
-# ImageNet statistics in the order R, G, B, in units of 0..255: those of all released models.
+# The mean and the standard deviation over ImageNet of R, G and B, of 0..255. All released models use them.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
 
-def _symmetric(layer, kernel_size, options):
-    """The options of Keras's convolution for a layer that pads alike on both sides; refuses those that contradict it."""
+def _symmetric_options(layer, kernel_size, options):
+    """The options of Keras's convolution for a layer that pads both sides equally.
+
+    Raises:
+        ValueError: for an even kernel size, or options that the layer cannot follow.
+    """
     name = type(layer).__name__
     if options.setdefault("padding", "same") != "same":
-        raise ValueError(f"{name} pads alike on both sides: leave `padding` out. Received: {options['padding']!r}.")
+        raise ValueError(f"{name} pads both sides equally: leave `padding` out. Received: {options['padding']!r}.")
     if (options.get("data_format") or "channels_last") != "channels_last":
         raise ValueError(f"{name} is channels last: leave `data_format` out. Received: {options['data_format']!r}.")
     sizes = kernel_size if isinstance(kernel_size, (tuple, list)) else (kernel_size,)
     if not all(size % 2 for size in sizes):
-        raise ValueError(f"{name} has a kernel of odd sizes, whose middle is a pixel. Received: {kernel_size!r}.")
+        raise ValueError(f"{name} needs odd kernel sizes, so that the kernel has a middle. Received: {kernel_size!r}.")
     return {**options, "data_format": "channels_last"}  # whatever Keras's configuration says
 
 
 def _padded(x, layer):
-    """`x` with the zeros that `layer` needs around it on every side."""
-    sides = [rate * (size // 2) for size, rate in zip(layer.kernel_size, layer.dilation_rate, strict=True)]
-    return ops.pad(x, [[0, 0], *([side] * 2 for side in sides), [0, 0]]) if any(sides) else x
+    """`x` with zeros on all four sides, as many as the convolution of `layer` reaches beyond a pixel."""
+    widths = [rate * (size // 2) for size, rate in zip(layer.kernel_size, layer.dilation_rate, strict=True)]
+    return ops.pad(x, [[0, 0], *([width] * 2 for width in widths), [0, 0]]) if any(widths) else x
 
 
-def _biased_and_activated(x, layer):
+def _add_bias_and_activate(x, layer):
     if layer.bias is not None:
         x = fast.add_bias(x, layer.bias)
     return x if layer.activation is None else layer.activation(x)
@@ -54,10 +59,10 @@ def _biased_and_activated(x, layer):
 
 @serializable
 class AtrousConv2D(keras.layers.Conv2D):
-    """A convolution padded alike on both sides by `dilation_rate * (kernel_size - 1) // 2` pixels, as PyTorch's models are.
+    """A convolution with `dilation_rate * (kernel_size - 1) // 2` zeros on each side, as PyTorch's models pad.
 
     Args:
-        As `keras.layers.Conv2D`, with odd kernel sizes. There is no choice of `padding` or `data_format`.
+        As for `keras.layers.Conv2D`, with odd kernel sizes and without `padding` and `data_format`.
 
     Input shape:
         (N, H, W, C), channels last.
@@ -70,12 +75,12 @@ class AtrousConv2D(keras.layers.Conv2D):
     """
 
     def __init__(self, filters, kernel_size, **kwargs):
-        super().__init__(filters, kernel_size, **_symmetric(self, kernel_size, kwargs))
+        super().__init__(filters, kernel_size, **_symmetric_options(self, kernel_size, kwargs))
 
     def convolution_op(self, inputs, kernel):
         (down, across), strides = self.dilation_rate, self.strides
         if self.kernel_size == (1, 1):
-            down = across = 1
+            down = across = 1  # the rate of a single tap has no effect
             if strides != (1, 1) and self.groups == 1:
                 return fast.pointwise_conv2d(inputs, kernel, strides)
         if strides == (1, 1) and down == across and self.groups == 1:
@@ -84,15 +89,15 @@ class AtrousConv2D(keras.layers.Conv2D):
         return ops.conv(_padded(inputs, self), kernel, padding="valid", **options)
 
     def call(self, inputs):
-        return _biased_and_activated(self.convolution_op(inputs, self.kernel), self)
+        return _add_bias_and_activate(self.convolution_op(inputs, self.kernel), self)
 
 
 @serializable
 class AtrousDepthwiseConv2D(keras.layers.DepthwiseConv2D):
-    """A depthwise convolution padded alike on both sides, at any rate.
+    """A depthwise convolution with `dilation_rate * (kernel_size - 1) // 2` zeros on each side, at any rate.
 
     Args:
-        As `keras.layers.DepthwiseConv2D`, with odd kernel sizes. There is no choice of `padding` or `data_format`.
+        As for `keras.layers.DepthwiseConv2D`, with odd kernel sizes and without `padding` and `data_format`.
 
     Input shape:
         (N, H, W, C), channels last.
@@ -106,12 +111,14 @@ class AtrousDepthwiseConv2D(keras.layers.DepthwiseConv2D):
     """
 
     def __init__(self, kernel_size, **kwargs):
-        super().__init__(kernel_size, **_symmetric(self, kernel_size, kwargs))
+        super().__init__(kernel_size, **_symmetric_options(self, kernel_size, kwargs))
         if len(set(self.strides)) > 1:
-            raise ValueError(f"A depthwise convolution has one stride for both axes. Received: strides={self.strides}.")
+            raise ValueError(
+                f"A depthwise convolution must have one stride for both axes. Received: strides={self.strides}."
+            )
         if max(self.strides) > 1 and max(self.dilation_rate) > 1:
             raise ValueError(
-                "A depthwise convolution has a stride or a rate above 1, not both. "
+                "A depthwise convolution may have a stride or a rate above 1, not both. "
                 f"Received: strides={self.strides}, dilation_rate={self.dilation_rate}."
             )
 
@@ -122,22 +129,23 @@ class AtrousDepthwiseConv2D(keras.layers.DepthwiseConv2D):
         else:
             options = dict(strides=self.strides, dilation_rate=self.dilation_rate, data_format="channels_last")
             outputs = ops.depthwise_conv(_padded(inputs, self), self.kernel, padding="valid", **options)
-        return _biased_and_activated(outputs, self)
+        return _add_bias_and_activate(outputs, self)
 
 
 @serializable
 class BatchNorm(keras.layers.BatchNormalization):
-    """Batch normalisation as PyTorch defines it: epsilon 1e-5, momentum 0.9, the running variance unbiased.
+    """Batch normalisation as PyTorch defines it: the running variance is unbiased.
 
-    Statistics are computed in float32 at least, and over the global batch: under a `tf.distribute` strategy they are
-    summed over its replicas. With `trainable=False` the running ones are used and kept. One replica on TensorFlow trains by
-    its fused kernel, where that takes the type.
+    Statistics are computed in float32, or float64 for float64 inputs, over the global batch: under a `tf.distribute` strategy
+    they are summed over its replicas. With `trainable=False` the running statistics are used and do not change. On TensorFlow
+    a single replica trains with TensorFlow's fused kernel if the layout and the dtype allow it.
 
     Args:
-        As `keras.layers.BatchNormalization`.
+        As for `keras.layers.BatchNormalization`, with PyTorch's defaults: epsilon 1e-5 and momentum 0.9 (which PyTorch calls
+        0.1).
 
     Raises:
-        ValueError: when it is called with a mask: every value counts.
+        ValueError: if it is called with a mask.
     """
 
     def __init__(self, momentum=0.9, epsilon=1e-5, **kwargs):
@@ -145,7 +153,7 @@ class BatchNorm(keras.layers.BatchNormalization):
 
     def call(self, inputs, training=None, mask=None):
         if mask is not None:
-            raise ValueError(f"BatchNorm takes no mask: every value counts. Received: mask={mask!r}.")
+            raise ValueError(f"BatchNorm takes no mask: its statistics are of all values. Received: mask={mask!r}.")
         rank, dtype = len(inputs.shape), at_least_float32(inputs.dtype)
         axis = self.axis % rank
         updates = training and self.trainable
@@ -153,7 +161,7 @@ class BatchNorm(keras.layers.BatchNormalization):
             return self._fused(inputs)
         x = ops.cast(inputs, dtype)
 
-        def along_axis(values):  # so that they broadcast against `x`
+        def along_axis(values):  # (C,) to a shape that broadcasts against `x`
             values = ops.cast(values, dtype)
             return values if axis == rank - 1 else ops.reshape(values, [-1] + [1] * (rank - 1 - axis))
 
@@ -170,6 +178,7 @@ class BatchNorm(keras.layers.BatchNormalization):
         return ops.cast(x, self.compute_dtype)
 
     def _fused(self, inputs):
+        """A training step's normalisation by TensorFlow's fused kernel, which also computes the running statistics."""
         import tensorflow as tf
 
         running = dict(mean=self.moving_mean, variance=self.moving_variance)
@@ -195,9 +204,9 @@ class BatchNorm(keras.layers.BatchNormalization):
 
 
 def batch_statistics(x, axis=3):
-    """Mean, biased variance and count of the values of each channel, (C,) each, over the global batch.
+    """Mean and biased variance of each channel, (C,) each, and the number of values of a channel, over the global batch.
 
-    The variance is that of the distances from the mean; E[x^2] - E[x]^2 would lose it to rounding.
+    The variance is the mean of (x - mean)^2. E[x^2] - mean^2 could lose all digits to rounding.
     """
     axes = [i for i in range(len(x.shape)) if i != axis]
     shape = ops.shape(x)
@@ -208,8 +217,8 @@ def batch_statistics(x, axis=3):
         return mean, variance, count
     count = total(count)
     mean = total(ops.sum(x, axes)) / count
-    distances = x - ops.reshape(mean, [-1] + [1] * (len(x.shape) - 1 - axis))
-    return mean, total(ops.sum(ops.square(distances), axes)) / count, count
+    deviations = x - ops.reshape(mean, [-1] + [1] * (len(x.shape) - 1 - axis))
+    return mean, total(ops.sum(ops.square(deviations), axes)) / count, count
 
 
 def _is_one_tensorflow_replica():
@@ -220,7 +229,7 @@ def _is_one_tensorflow_replica():
 class ChannelDropout(keras.layers.SpatialDropout2D):
     """Dropout of whole channels (PyTorch's Dropout2d) that continues its random sequence after saving and loading.
 
-    Keras draws a new seed for every loaded dropout layer: training would not continue as if it had not been stopped.
+    Keras gives every loaded dropout layer a new seed. A resumed training run would then differ from one that never stopped.
     """
 
     def __init__(self, rate, **kwargs):
@@ -237,7 +246,7 @@ class ChannelDropout(keras.layers.SpatialDropout2D):
 
 @serializable
 class Normalize(keras.layers.Layer):
-    """RGB of 0..255 to zero mean and unit variance over ImageNet, computed in float32 at least: (x - mean) / std."""
+    """RGB of 0..255 to zero mean and unit variance over ImageNet, (x - mean) / std; computed in float32 or float64."""
 
     def __init__(self, **kwargs):
         super().__init__(autocast=False, **kwargs)
@@ -254,12 +263,12 @@ class Normalize(keras.layers.Layer):
 
 @serializable
 class GlobalMean(keras.layers.Layer):
-    """The mean over height and width: (N, H, W, C) to (N, 1, 1, C). In half precision the sum of each row is rounded once."""
+    """The mean over height and width, (N, H, W, C) to (N, 1, 1, C). In half precision each row's sum is rounded once."""
 
     def call(self, inputs):
         height, width = ops.shape(inputs)[1:3]
         dtype = at_least_float32(inputs.dtype)
-        rows = ops.matmul(ops.ones((1, 1, 1, width), inputs.dtype), inputs)  # 4 times as fast as a sum on a CPU
+        rows = ops.matmul(ops.ones((1, 1, 1, width), inputs.dtype), inputs)  # on a CPU 4 times as fast as a sum
         total = ops.sum(ops.cast(rows, dtype), axis=1, keepdims=True)
         return ops.cast(total / ops.cast(height * width, dtype), self.compute_dtype)
 
@@ -269,10 +278,10 @@ class GlobalMean(keras.layers.Layer):
 
 @serializable
 class ResizeLike(keras.layers.Layer):
-    """Bilinear resize of features to the height and width of another tensor, which may be symbolic.
+    """Bilinear resize of features to the height and width of another tensor. The sizes may be symbolic.
 
     Args:
-        align_corners: whether the corner pixels' centres stay where they are (PyTorch's definition).
+        align_corners: whether the centres of the corner pixels stay where they are, as PyTorch defines it. Default False.
 
     Input shape:
         [(N, H, W, C), (N, H', W', any)].
@@ -288,7 +297,7 @@ class ResizeLike(keras.layers.Layer):
     def call(self, inputs):
         x, like = inputs
         height, width = ops.shape(like)[1:3]
-        if keras.backend.backend() == "tensorflow" and x.dtype != "float64":
+        if keras.backend.backend() == "tensorflow" and x.dtype != "float64":  # the kernel's results are float32
             import tensorflow as tf
 
             outputs = tf.raw_ops.ResizeBilinear(
@@ -313,13 +322,13 @@ class ResizeLike(keras.layers.Layer):
 
 
 def interpolation_matrix(size_in, size_out, align_corners, dtype="float32"):
-    """The (size_out, size_in) matrix of bilinear interpolation along one axis; each row sums to 1."""
-    compute = at_least_float32(dtype)
-    n_in, n_out = ops.cast(size_in, compute), ops.cast(size_out, compute)
-    out = ops.cast(ops.arange(size_out), compute)
+    """The (size_out, size_in) matrix of linear interpolation along one axis; each row sums to 1."""
+    compute_dtype = at_least_float32(dtype)
+    n_in, n_out = ops.cast(size_in, compute_dtype), ops.cast(size_out, compute_dtype)
+    target = ops.cast(ops.arange(size_out), compute_dtype)  # output pixels
     if align_corners:
-        source = out * ((n_in - 1.0) / ops.maximum(n_out - 1.0, 1.0))
+        source = target * ((n_in - 1.0) / ops.maximum(n_out - 1.0, 1.0))  # where they lie among the input pixels
     else:
-        source = ops.clip((out + 0.5) * (n_in / n_out) - 0.5, 0.0, n_in - 1.0)
-    distance = ops.abs(source[:, None] - ops.cast(ops.arange(size_in), compute)[None])
+        source = ops.clip((target + 0.5) * (n_in / n_out) - 0.5, 0.0, n_in - 1.0)
+    distance = ops.abs(source[:, None] - ops.cast(ops.arange(size_in), compute_dtype)[None])
     return ops.cast(ops.maximum(1.0 - distance, 0.0), dtype)

@@ -1,1 +1,4 @@
-"""Bytes in, RGB out, and back: decoding, Exif orientation, resizing, reading and drawing. Imports nothing else of ours."""
+"""Picture files in, RGB arrays out, and label maps drawn as pictures: decode, orient, resize, read and draw.
+
+This room imports from no other room.
+"""

@@ -1,43 +1,45 @@
-"""Label maps to pictures: a palette PNG that label tools open, and an overlay with a legend for people."""
+"""A label map in, a picture out: a palette image that label tools open, or an overlay with a legend for people."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from keras_deeplab.pictures.read import Picture, read_image
 
-IGNORED_COLOUR = (0, 0, 0)  # colour of label 255 and of any other beyond the classes
+IGNORED_COLOUR = (0, 0, 0)  # of label 255, and of every other label that is not a class
 
 
 def palette_image(labels: np.ndarray, palette) -> Image.Image:
-    """A label map as an 8-bit palette image: its pixel values are the labels, its colours the palette's.
+    """Turns a label map into an 8-bit palette image, whose pixel values are the labels.
 
     Args:
         labels: (H, W) uint8.
-        palette: (R, G, B) of 0..255 for each class.
+        palette: (R, G, B) of 0..255 for each class. Labels beyond the classes are drawn black.
 
     Returns:
         `PIL.Image.Image` of mode "P".
     """
     image = Image.fromarray(np.asarray(labels, np.uint8), mode=None).convert("L")
     image = Image.frombytes("P", image.size, image.tobytes())
-    image.putpalette([value for colour in padded(palette) for value in colour])
+    image.putpalette([value for colour in padded_palette(palette) for value in colour])
     return image
 
 
-def padded(palette):
-    """The palette with black up to 256 colours."""
+def padded_palette(palette):
+    """The palette, filled up with black to 256 (R, G, B) tuples: one for every value of a byte."""
     return [tuple(colour) for colour in palette] + [IGNORED_COLOUR] * (256 - len(palette))
 
 
 def overlay(picture: Picture, labels: np.ndarray, classes, palette, *, opacity: float = 0.5) -> Image.Image:
-    """The picture with its classes in colour and, below it, a legend of those that occur, most frequent first.
+    """Blends the colours of the labels into the picture and adds a legend below it.
+
+    The legend has the classes that occur and their share of the pixels, the most frequent class first.
 
     Args:
         picture: what `segment` takes: a path, the bytes of a file, a PIL image, or an array (H, W, 3) or (H, W) of 0..255.
-        labels: (H, W) uint8, the label map of the picture, turned as `segment` turns it.
+        labels: (H, W) uint8, the label map of the upright picture, as `segment` returns it.
         classes: a name for each class.
         palette: (R, G, B) of 0..255 for each class.
-        opacity: of the colours, 0..1.
+        opacity: of the colours, 0..1; 0.5 unless given.
 
     Returns:
         `PIL.Image.Image`, RGB, as wide as the picture.
@@ -48,25 +50,30 @@ def overlay(picture: Picture, labels: np.ndarray, classes, palette, *, opacity: 
     pixels, labels = read_image(picture), np.asarray(labels)
     if labels.shape != pixels.shape[:2] or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
-            f"A label map is integers of its picture's size, (height, width) = {pixels.shape[:2]}. "
+            f"A label map must hold integers and have its picture's size, (height, width) = {pixels.shape[:2]}. "
             f"Received: {labels.dtype} of shape {labels.shape}."
         )
-    colours = np.asarray(padded(palette), np.float32)[labels]
-    mixed = np.where((labels < len(classes))[..., None], pixels * (1 - opacity) + colours * opacity, pixels)
-    blended = Image.fromarray(np.round(mixed).astype(np.uint8))
+    colours = np.asarray(padded_palette(palette), np.float32)[labels]
+    # Pixels without a class keep their own colour.
+    blended = np.where((labels < len(classes))[..., None], pixels * (1 - opacity) + colours * opacity, pixels)
+    drawing = Image.fromarray(np.round(blended).astype(np.uint8))
     counts = np.bincount(labels.ravel(), minlength=256)[: len(classes)]
-    shown = [i for i in np.argsort(-counts, kind="stable") if counts[i]]
-    entries = [(palette[i], f"{classes[i].strip()} {100 * counts[i] / labels.size:.1f}%") for i in shown]
-    key = legend(entries, blended.width)
-    result = Image.new("RGB", (blended.width, blended.height + key.height), "white")
-    result.paste(blended, (0, 0))
-    result.paste(key, (0, blended.height))
+    by_frequency = [i for i in np.argsort(-counts, kind="stable") if counts[i]]
+    entries = [(palette[i], f"{classes[i].strip()} {100 * counts[i] / labels.size:.1f}%") for i in by_frequency]
+    key = legend(entries, drawing.width)
+    result = Image.new("RGB", (drawing.width, drawing.height + key.height), "white")
+    result.paste(drawing, (0, 0))
+    result.paste(key, (0, drawing.height))
     return result
 
 
 def legend(entries, width):
-    """(colour, text) pairs set in lines of at most `width` pixels, cut where even one is wider."""
-    size = max(10, min(24, width // 40))
+    """Draws (colour, text) pairs in lines of `width` pixels, and cuts an entry that is wider than a line.
+
+    Returns:
+        `PIL.Image.Image`, RGB, `width` pixels wide and as high as its lines; of height 0 without entries.
+    """
+    size = max(10, min(24, width // 40))  # pixels, of the text and of the coloured squares
     font, gap = ImageFont.load_default(size), size // 2
     x, y, placed = gap, gap, []
     for colour, text in entries:

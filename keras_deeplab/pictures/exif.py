@@ -1,15 +1,15 @@
-"""Exif orientation: which way up a picture is to be seen (CIPA DC-008, section 4.6.4), read by TensorFlow operations.
+"""The bytes of a picture file in, its Exif orientation 1..8 out (CIPA DC-008, section 4.6.4), and pictures turned by it.
 
-A SavedModel must turn pictures as `segment` does, so that the search for the tag is a graph.
+TensorFlow operations search for the tag, because a SavedModel must turn pictures as `segment` does.
 """
 
 import tensorflow as tf
 
 from keras_deeplab.pictures.files import PNG
 
-ORIENTATION = 0x0112  # the tag
+ORIENTATION = 0x0112  # number of the tag
 SIDES_SWAPPED = (5, 6, 7, 8)  # orientations under which height and width change places
-MAX_SEGMENTS = 32768  # of a file to search: 1 s; a PNG of 64 megapixels has up to 25,000
+MAX_SEGMENTS = 32768  # searched in a file, which takes 1 s; a PNG of 64 megapixels has up to 25,000
 
 
 def swaps_sides(image):
@@ -18,7 +18,7 @@ def swaps_sides(image):
 
 
 def upright(image, turn):
-    """The picture (H, W, 3) as it is to be seen, from its Exif orientation 1..8."""
+    """Turns a picture (H, W, 3) upright; `turn` is its Exif orientation, int32 1..8."""
 
     def transposed():
         return tf.transpose(image, [1, 0, 2])
@@ -42,14 +42,20 @@ def upright(image, turn):
 
 
 def orientation(data, is_jpeg):
-    """The Exif orientation, int32 1..8; 1 where the file has none."""
+    """The Exif orientation of a file, int32 1..8; 1 (upright) where the file has none.
+
+    Args:
+        data: string scalar, the bytes of a JPEG or PNG file.
+        is_jpeg: bool scalar; False: a PNG.
+    """
     octets = tf.io.decode_raw(data, tf.uint8)
     begin, end = tf.cond(is_jpeg, lambda: _exif_in_jpeg(octets), lambda: _exif_in_png(octets))
+    # Fewer than 14 bytes hold no tag.
     return tf.cond(end - begin >= 14, lambda: _orientation_in_tiff(tf.cast(octets[begin:end], tf.int32)), lambda: 1)
 
 
 def integer_at(octets, position, size, little_endian=False):
-    """The unsigned number of `size` bytes at `position`; bytes beyond the end count as 0, beyond 2**31 it is clipped."""
+    """The unsigned integer of `size` bytes at `position`, clipped to 2**31 - 1. Bytes beyond the end count as 0."""
     part = octets[position : position + size]
     part = tf.pad(part, [[0, size - tf.size(part)]])
     part = tf.cond(tf.convert_to_tensor(little_endian), lambda: part[::-1], lambda: part)
@@ -58,7 +64,17 @@ def integer_at(octets, position, size, little_endian=False):
 
 
 def _walk(octets, start, step):
-    """Follows a file's segments: `step(position)` gives (next position, begin, end of the Exif data or 0, 0)."""
+    """Goes through a file's segments until one holds Exif data.
+
+    Args:
+        octets: uint8, the bytes of the file.
+        start: position of the first segment.
+        step: gives for a position (position of the next segment, begin of the Exif data, end of it); begin and end are 0
+            where the segment holds none.
+
+    Returns:
+        (begin, end) of the Exif data; (0, 0) if there is none.
+    """
     size = tf.size(octets)
     return tf.while_loop(
         lambda position, begin, end: (position >= 0) & (position < size) & (end == 0),
@@ -68,8 +84,8 @@ def _walk(octets, start, step):
     )[1:]
 
 
-def _segment(position, advance, size, is_exif, begin, end):
-    """One step of `_walk`: on to the next segment, unless this is the Exif one or its length makes no sense."""
+def _next_segment(position, advance, size, is_exif, begin, end):
+    """What a `step` of `_walk` returns. A length that leads backwards or out of the file ends the walk."""
     valid = (advance > 0) & (advance < size - position)
     return (
         tf.where(valid, position + advance, size),
@@ -79,44 +95,51 @@ def _segment(position, advance, size, is_exif, begin, end):
 
 
 def _exif_in_jpeg(octets):
+    """(begin, end) of the Exif data: the APP1 segment (marker FF E1) that starts with "Exif" and two zero bytes."""
     size = tf.size(octets)
 
     def step(position):
         marker, length = integer_at(octets, position + 1, 1), integer_at(octets, position + 2, 2)
         is_exif = (marker == 0xE1) & (integer_at(octets, position + 4, 4) == int.from_bytes(b"Exif"))
-        ends = (integer_at(octets, position, 1) != 0xFF) | (marker == 0xDA) | (marker == 0xD9) | (length < 2)
-        advance = tf.where(marker == 0xFF, 1, tf.where(ends, 0, 2 + length))  # 0xFF 0xFF: a fill byte
-        return _segment(position, advance, size, is_exif, position + 10, position + 2 + length)
+        # Markers end at the pixels (FF DA), at the end of the picture (FF D9) or where the file is damaged.
+        is_last = (integer_at(octets, position, 1) != 0xFF) | (marker == 0xDA) | (marker == 0xD9) | (length < 2)
+        advance = tf.where(marker == 0xFF, 1, tf.where(is_last, 0, 2 + length))  # FF FF: a fill byte
+        return _next_segment(position, advance, size, is_exif, position + 10, position + 2 + length)
 
     return _walk(octets, 2, step)
 
 
 def _exif_in_png(octets):
+    """(begin, end) of the Exif data: the chunk "eXIf". A chunk is length, name, data and checksum: 12 bytes and the data."""
     size = tf.size(octets)
 
     def step(position):
         length = integer_at(octets, position, 4)
         is_exif = integer_at(octets, position + 4, 4) == int.from_bytes(b"eXIf")
-        within = length < size - position
-        return _segment(
+        is_inside = length < size - position
+        return _next_segment(
             position,
-            tf.where(within, length + 12, 0),
+            tf.where(is_inside, length + 12, 0),
             size,
-            is_exif & within,
+            is_exif & is_inside,
             position + 8,
-            position + 8 + tf.where(within, length, 0),
+            position + 8 + tf.where(is_inside, length, 0),
         )
 
     return _walk(octets, len(PNG), step)
 
 
 def _orientation_in_tiff(octets):
-    little = (octets[0] == ord("I")) & (octets[1] == ord("I"))
-    directory = tf.minimum(integer_at(octets, 4, 4, little), tf.size(octets))
-    count = tf.minimum(integer_at(octets, directory, 2, little), (tf.size(octets) - directory) // 12)
+    """The orientation in Exif data, which is laid out as a TIFF file: a header, then a directory of 12-byte entries."""
+    little_endian = (octets[0] == ord("I")) & (octets[1] == ord("I"))
+    directory = tf.minimum(integer_at(octets, 4, 4, little_endian), tf.size(octets))
+    count = tf.minimum(integer_at(octets, directory, 2, little_endian), (tf.size(octets) - directory) // 12)
     entries = tf.reshape(octets[directory + 2 : directory + 2 + 12 * count], [-1, 12])  # tag, type, count, value
+    # The bytes of the tag and of the value, the high byte first.
     entries = tf.cond(
-        little, lambda: tf.gather(entries, [1, 0, 9, 8], axis=1), lambda: tf.gather(entries, [0, 1, 8, 9], axis=1)
+        little_endian,
+        lambda: tf.gather(entries, [1, 0, 9, 8], axis=1),
+        lambda: tf.gather(entries, [0, 1, 8, 9], axis=1),
     )
     tags, values = entries[:, 0] * 256 + entries[:, 1], entries[:, 2] * 256 + entries[:, 3]
     value = tf.reduce_max(tf.where(tags == ORIENTATION, values, 0), axis=0)

@@ -1,14 +1,17 @@
-"""8-bit bilinear resize, bit for bit as OpenCV's: the released models were scored on pictures resized by it.
+"""A picture and a size in, the resized picture out, bit for bit as OpenCV resizes it; and label maps likewise.
 
-OpenCV interpolates uint8 in fixed point: 11 bits for each axis's weights, 4 bits dropped after the horizontal pass,
-18 after the vertical. `tf.image.resize`, rounded, differs by one level on a tenth of the values.
+The released models were scored on pictures that OpenCV had resized. It interpolates uint8 in fixed point: the weights of each
+axis have 11 bits, 4 bits are dropped after the horizontal pass and 18 after the vertical one. `tf.image.resize`, rounded,
+differs by one level in a tenth of the values.
 """
 
 import tensorflow as tf
 
 
 def fit_in_box(height, width, long_side, short_side):
-    """The size that keeps a picture's ratio and fits it into a box, as the original rounds it.
+    """The largest size of a picture that fits into a box and keeps the ratio of its sides, rounded as mmcv does.
+
+    The long side of the picture must fit into the long side of the box, and the short side into the short side.
 
     Args:
         height, width: of the picture in pixels, int32 scalars.
@@ -25,7 +28,15 @@ def fit_in_box(height, width, long_side, short_side):
 
 
 def resize_uint8(image, height, width):
-    """A picture (H, W, C) uint8 at another size, (height, width, C) uint8."""
+    """Resizes a picture by bilinear interpolation, bit for bit as `cv2.resize`.
+
+    Args:
+        image: (H, W, C) uint8.
+        height, width: of the result in pixels, int32 scalars.
+
+    Returns:
+        (height, width, C) uint8.
+    """
 
     def resized():
         left, right, left_weight, right_weight = _taps(tf.shape(image)[1], width, drop_weight_at_border=True)
@@ -35,17 +46,19 @@ def resize_uint8(image, height, width):
         weights = top_weight[:, None, None], bottom_weight[:, None, None]
         return mix_rows(tf.gather(rows, top), tf.gather(rows, bottom), weights)
 
-    same = tf.logical_and(tf.equal(tf.shape(image)[0], height), tf.equal(tf.shape(image)[1], width))
-    return tf.ensure_shape(tf.cond(same, lambda: image, resized), [None, None, image.shape[-1]])
+    has_size = tf.logical_and(tf.equal(tf.shape(image)[0], height), tf.equal(tf.shape(image)[1], width))
+    return tf.ensure_shape(tf.cond(has_size, lambda: image, resized), [None, None, image.shape[-1]])
 
 
 def bilinear_taps(size_in, size_out, positions, horizontal):
-    """What `resize_uint8` mixes for some of its rows or columns, so that a part can be made without the whole.
+    """The source pixels, and their weights, that `resize_uint8` mixes for some rows or columns of its result.
+
+    With them a crop of the resized picture can be computed without the rest of it.
 
     Args:
         size_in, size_out: pixels along the axis before and after, int32 scalars.
-        positions: (N,) int32, which pixels of the result.
-        horizontal: whether the axis is the width: OpenCV treats its ends otherwise.
+        positions: (N,) int32, indices of the rows or columns in the result.
+        horizontal: whether the axis is the width. OpenCV treats the ends of the two axes differently.
 
     Returns:
         Two source indices and their two weights in units of 1/2048, each (N,) int32.
@@ -54,18 +67,18 @@ def bilinear_taps(size_in, size_out, positions, horizontal):
 
 
 def mix_columns(left, right, weights):
-    """The first half of `resize_uint8`, of neighbours that were gathered already; int32 below 2**15.
+    """The horizontal pass of `resize_uint8`, on neighbours that have been gathered; int32 below 2**15.
 
     Args:
-        left, right: uint8 of one shape.
-        weights: two, as `bilinear_taps` gives them, shaped to go with it.
+        left, right: uint8, of the same shape.
+        weights: of the left and of the right one, from `bilinear_taps`, shaped to broadcast against them.
     """
     left, right = (tf.cast(side, tf.int32) * weight for side, weight in zip((left, right), weights, strict=True))
     return tf.bitwise.right_shift(left + right, 4)
 
 
 def mix_rows(top, bottom, weights):
-    """The second half of `resize_uint8`, uint8, of what `mix_columns` gave, likewise."""
+    """The vertical pass of `resize_uint8`, on two results of `mix_columns` and their weights; uint8."""
     top, bottom = (
         tf.bitwise.right_shift(tf.cast(side, tf.int32) * weight, 16)
         for side, weight in zip((top, bottom), weights, strict=True)
@@ -74,28 +87,31 @@ def mix_rows(top, bottom, weights):
 
 
 def nearest_index(size_in, size_out, positions):
-    """The source index that OpenCV's nearest resize takes for some pixels of the result: no half-pixel shift."""
+    """The source index that OpenCV's nearest-neighbour resize takes for each of `positions` in the result.
+
+    OpenCV rounds down position * size_in / size_out, without a shift of half a pixel.
+    """
     scale = 1.0 / (tf.cast(size_out, tf.float64) / tf.cast(size_in, tf.float64))
     index = tf.cast(tf.floor(tf.cast(positions, tf.float64) * scale), tf.int32)
     return tf.minimum(index, size_in - 1)
 
 
 def resize_nearest(label, height, width):
-    """A label map (H, W) at another size by OpenCV's nearest, (height, width) of the same type."""
+    """Resizes a label map (H, W) as OpenCV's nearest neighbour does: (height, width) of the same type."""
     rows = nearest_index(tf.shape(label)[0], height, tf.range(height))
     columns = nearest_index(tf.shape(label)[1], width, tf.range(width))
     return tf.gather(tf.gather(label, rows), columns, axis=1)
 
 
 def _taps(size_in, size_out, drop_weight_at_border, positions=None):
-    """Along one axis: the two source indices of each pixel and their weights in units of 1/2048, all int32."""
+    """What `bilinear_taps` returns, for all pixels of the result unless `positions` is given."""
     scale = 1.0 / (tf.cast(size_out, tf.float64) / tf.cast(size_in, tf.float64))
     positions = tf.range(size_out) if positions is None else positions
     source = tf.cast((tf.cast(positions, tf.float64) + 0.5) * scale - 0.5, tf.float32)
     low = tf.floor(source)
     fraction = source - low
     low = tf.cast(low, tf.int32)
-    if drop_weight_at_border:  # horizontally OpenCV forgets the fraction where a neighbour is missing
+    if drop_weight_at_border:  # OpenCV does this horizontally only, where one of the neighbours is missing
         fraction = tf.where((low < 0) | (low >= size_in - 1), 0.0, fraction)
     weights = (tf.cast(tf.round((1.0 - fraction) * 2048.0), tf.int32), tf.cast(tf.round(fraction * 2048.0), tf.int32))
     return tf.clip_by_value(low, 0, size_in - 1), tf.clip_by_value(low + 1, 0, size_in - 1), *weights

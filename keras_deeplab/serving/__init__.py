@@ -1,1 +1,1 @@
-"""A model in, a file for a server or a converter out, checked against `segment`."""
+"""A model in; a SavedModel, LiteRT or ONNX file out, whose label maps are compared with those of `segment`."""

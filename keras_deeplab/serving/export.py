@@ -1,4 +1,4 @@
-"""A model in, a SavedModel out: picture bytes to label map, with the model's whole test protocol inside."""
+"""A model in, a SavedModel out that turns the bytes of pictures into label maps, by the model's test protocol."""
 
 import json
 import os
@@ -13,14 +13,14 @@ from keras_deeplab.inference.segment import Network, merge
 from keras_deeplab.networks.fast.convolution import Purpose
 from keras_deeplab.networks.fold import fold_norms
 from keras_deeplab.pictures.decode import MAX_SIDE, decode_image
-from keras_deeplab.pictures.draw import padded
+from keras_deeplab.pictures.draw import padded_palette
 from keras_deeplab.serving.fixed_size import fixed_protocol
 from keras_deeplab.serving.metadata import describe
 from keras_deeplab.serving.warmup import warmup_requests, write_warmup
 
 MAX_PIXELS = 64 * 2**20  # of a picture in a request
-MAX_PIXELS_UNRESIZED = 4 * 2**20  # where it goes through the network whole and at its own size: 1 kB of memory a pixel
-RESPONSE_BYTES = 2**31 - 1  # what a protocol buffer can hold
+MAX_PIXELS_UNRESIZED = 4 * 2**20  # if the network gets the whole picture at its own size, which takes 1 kB a pixel
+MAX_RESPONSE_BYTES = 2**31 - 1  # the limit of a protocol buffer
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -35,52 +35,59 @@ def export_saved_model(
 ) -> dict:
     """Writes a SavedModel that TensorFlow Serving can load without Keras.
 
-    It runs the graph that `segment` runs, on folded weights and without the auxiliary head, and gives the same labels.
-    Pictures are treated one by one, so that a batch may hold any number of them and its result does not depend on what
-    else is in it. Signatures:
+    It runs the graph that `segment` runs and gives the same labels. Batch norms are folded into the convolutions, and the
+    auxiliary head is left out. Pictures are processed one by one, so a batch may hold any number of them, and the result for
+    a picture does not depend on the others. The signatures are:
 
     | name | input | output |
     |---|---|---|
     | `serving_default` | `image_bytes` string (N,): JPEG or PNG, any sizes | `label_png` string (N,) |
-    | `rest` | the same | `label_png_bytes` string (N,): JSON responses hold names that end so as base64 |
+    | `rest` | the same | `label_png_bytes` string (N,): base64 in JSON responses, because its name ends in `_bytes` |
     | `tensor` | `images` uint8 (N, H, W, 3) RGB | `labels` uint8 (N, H, W) |
     | `scores` | `images` uint8 (N, H, W, 3) RGB | `scores` float32 (N, H, W, classes) |
     | `metadata` | none | `json` string (1,): row, classes, palette, protocol, SHA-256 of the weights, ... |
 
-    Beside it are the same metadata as assets.extra/metadata.json, and warm-up requests, which TensorFlow Serving runs before
-    it answers the first client. A picture that cannot be taken is an InvalidArgumentError that names it.
+    The folder assets.extra has the same metadata as metadata.json, and warm-up requests, which TensorFlow Serving runs before
+    it answers the first client. If a picture must be refused, the whole request fails with an InvalidArgumentError that
+    names the picture.
 
     Args:
         model: a `DeepLabV3` or `DeepLabV3Plus`, on the TensorFlow backend.
-        path: folder to write; replaced if it holds a SavedModel.
-        palette: `label_png` in the palette's RGB colours in place of grey class ids.
-        precision: `"float32"` or `"bfloat16"`, in which the network computes; by default as the model does.
-        size: (height, width) in pixels that every picture has, upright; for compilers that want known shapes.
-        max_pixels: larger pictures are refused by their header, before they are decoded. By default 64 megapixels,
-            67,108,864, or 4 if the protocol takes pictures whole at their own size, which needs memory in proportion.
+        path: folder to write. If it holds a SavedModel, that one is replaced.
+        palette: whether `label_png` is in the palette's RGB colours. False (the default): grey class ids.
+        precision: `"float32"` or `"bfloat16"`, the number type that the network computes in. None (the default): the
+            model's.
+        size: (height, width) in pixels that every picture must have, after it is turned upright. It makes all shapes of the
+            graph known, which some compilers need. None (the default): any size.
+        max_pixels: larger pictures are refused by the size in their header, before they are decoded. None (the default):
+            height * width of `size`; without `size` 67,108,864, or 4,194,304 if the network gets whole pictures at their
+            own size, because it then needs memory in proportion to their size.
 
     Returns:
-        the metadata, a dict.
+        The metadata, a dict.
 
     Raises:
-        ValueError: if the folder holds something else, an option makes no sense, or the backend is not TensorFlow.
+        ValueError: if the folder holds something else, an option has a wrong value, or the backend is not TensorFlow.
     """
     require_tensorflow()
     path = Path(path).resolve()
     if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / "saved_model.pb").exists())):
-        raise ValueError(f"{str(path)!r} is there and holds no SavedModel. Give a new or empty folder.")
+        raise ValueError(
+            "A SavedModel must be written to a new or empty folder, or in place of another SavedModel. "
+            f"Received: {str(path)!r}, which exists and holds no SavedModel. Choose another folder."
+        )
     size = checked_size(size)
     max_pixels = checked_max_pixels(max_pixels, size, model.protocol)
     served_model = at_precision(model, precision)
     metadata = describe(model, served_model, palette=bool(palette), size=size, max_pixels=max_pixels)
-    served = Served(
+    module = ServedModule(
         Network(served_model, Purpose.ANY_PROCESSOR), model.palette if palette else None, size, max_pixels, metadata
     )
     partial = path.with_name(path.name + ".part")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
     names = ("serving_default", "rest", "tensor", "scores", "metadata")
-    tf.saved_model.save(served, str(partial), signatures={name: getattr(served, name) for name in names})
+    tf.saved_model.save(module, str(partial), signatures={name: getattr(module, name) for name in names})
     extra = partial / "assets.extra"
     extra.mkdir()
     (extra / "metadata.json").write_text(json.dumps(metadata, indent=1) + "\n")
@@ -92,87 +99,99 @@ def export_saved_model(
 
 
 def require_tensorflow():
+    """Raises `ValueError` on another backend than TensorFlow."""
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
-            "A SavedModel is made by the TensorFlow backend. Save the model with model.save('x.keras') and export "
-            f"it from a process with KERAS_BACKEND=tensorflow. Received: {keras.backend.backend()}."
+            f"Exporting needs the TensorFlow backend. Received: {keras.backend.backend()}. Save the model with "
+            "model.save('x.keras') and export it in a process with KERAS_BACKEND=tensorflow."
         )
 
 
 def checked_size(size):
-    """(height, width) as plain integers, or None."""
+    """(height, width) as plain integers, or None. Raises `ValueError` for another value."""
     if size is None:
         return None
     try:
         height, width = map(index, size)
     except (TypeError, ValueError):
-        height = width = 0
+        height = width = 0  # refused below
     if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
-        raise ValueError(f"size is (height, width), whole numbers of 1..{MAX_SIDE} pixels. Received: {size!r}.")
+        raise ValueError(f"size must be (height, width), whole numbers of 1 to {MAX_SIDE} pixels. Received: {size!r}.")
     return height, width
 
 
 def checked_max_pixels(max_pixels, size, protocol):
+    """`max_pixels` as a plain integer, or its default. Raises `ValueError` for a wrong value."""
     if max_pixels is None:
+        if size:
+            return size[0] * size[1]
         unresized = protocol.mode == "whole" and protocol.resize is None
-        return size[0] * size[1] if size else MAX_PIXELS_UNRESIZED if unresized else MAX_PIXELS
+        return MAX_PIXELS_UNRESIZED if unresized else MAX_PIXELS
     try:
         number = 0 if isinstance(max_pixels, bool) else index(max_pixels)
     except TypeError:
-        number = 0
+        number = 0  # refused below
     if number < 1:
-        raise ValueError(f"max_pixels is a positive whole number. Received: {max_pixels!r}.")
+        raise ValueError(f"max_pixels must be a positive whole number. Received: {max_pixels!r}.")
     max_pixels = number
     if size and max_pixels < size[0] * size[1]:
         raise ValueError(
-            f"Pictures of {size[1]}x{size[0]} have more pixels than max_pixels={max_pixels}. Leave one of the two out."
+            f"max_pixels must be at least the number of pixels of `size`, {size[0] * size[1]}. "
+            f"Received: max_pixels={max_pixels} and size={size}. Leave one of them out."
         )
     return max_pixels
 
 
 def at_precision(model, precision):
-    """The model, or its folded copy that computes in `precision`: norms are folded before weights are rounded."""
+    """The model if it computes in `precision` (or if that is None), else a folded copy of it that does.
+
+    Norms are folded before the weights are rounded. Raises `ValueError` for an unknown precision.
+    """
     if precision is None or precision == keras.dtype_policies.get(model.get_config()["dtype"]).name:
         return model
     if precision not in PRECISIONS:
-        raise ValueError(f"precision is {' or '.join(map(repr, PRECISIONS))}. Received: {precision!r}.")
+        raise ValueError(f"precision must be {' or '.join(map(repr, PRECISIONS))}. Received: {precision!r}.")
     return fold_norms(model, precision)
 
 
-class Served(tf.Module):
-    """What the SavedModel holds: the network's variables and one function per signature."""
+class ServedModule(tf.Module):
+    """The object that is saved: the network's variables, and one function for each signature."""
 
     def __init__(self, network, palette, size, max_pixels, metadata):
         super().__init__()
+        # Only variables that are attributes of the module are saved.
         self.network_variables = [weight.value for weight in network.folded.weights]
         classes = network.coarse.output_shape[-1]
         images = tf.TensorSpec([None, *(size or (None, None)), 3], tf.uint8, name="images")
         image_bytes = tf.TensorSpec([None], tf.string, name="image_bytes")
-        protocol = fixed_protocol(network, *size) if size else any_size(network)
+        protocol = fixed_protocol(network, *size) if size else any_size_protocol(network)
 
         def label_png(data, name):
             picture = decode_image(data, max_pixels=max_pixels, name=name)
             if size:
-                picture = of_size(picture, size, name)
+                picture = require_size(picture, size, name)
             labels = protocol(picture, False)[0][..., None]
             if palette is not None:
-                labels = tf.gather(tf.constant(padded(palette), tf.uint8), tf.cast(labels[..., 0], tf.int32))
+                labels = tf.gather(tf.constant(padded_palette(palette), tf.uint8), tf.cast(labels[..., 0], tf.int32))
             return tf.io.encode_png(labels)
 
         def segment(images, return_scores):
             count, height, width, _ = tf.unstack(tf.shape(images, tf.int64))
             fits = (height * width <= max_pixels) & (tf.maximum(height, width) <= MAX_SIDE)
             rule = (
-                f"A batch is one picture or more, each of 1 to {max_pixels} pixels (max_pixels, set at export) and at most "
-                f"{MAX_SIDE} a side. N, H, W:"
+                f"A batch must have at least one picture, each of 1 to {max_pixels} pixels (max_pixels, set at export) and "
+                f"at most {MAX_SIDE} a side. Received N, H, W:"
             )
-            total = count * height * width * classes * 4
-            checks = [tf.debugging.Assert(fits & (total > 0), [rule, count, height, width])]
+            score_bytes = count * height * width * classes * 4
+            checks = [tf.debugging.Assert(fits & (score_bytes > 0), [rule, count, height, width])]
             if return_scores:
-                rule = f"A response holds at most {RESPONSE_BYTES} bytes; ask for the scores of fewer or smaller pictures. "
-                checks.append(tf.debugging.Assert(total <= RESPONSE_BYTES, [rule + "Bytes:", total]))
+                rule = (
+                    f"A response can have at most {MAX_RESPONSE_BYTES} bytes. Ask for the scores of fewer or smaller "
+                    "pictures. Bytes of these scores:"
+                )
+                checks.append(tf.debugging.Assert(score_bytes <= MAX_RESPONSE_BYTES, [rule, score_bytes]))
             with tf.control_dependencies(checks):
-                images = tf.identity(images)
+                images = tf.identity(images)  # all that uses these images waits for the checks
             spec = (
                 tf.TensorSpec([None, None, classes], tf.float32)
                 if return_scores
@@ -185,7 +204,7 @@ class Served(tf.Module):
             names = tf.strings.join(
                 ["Picture ", tf.as_string(tf.range(1, count + 1)), " of the ", tf.as_string(count), " in this batch"]
             )
-            return one_by_one(lambda one: label_png(*one), (image_bytes, names), tf.TensorSpec([], tf.string))
+            return one_by_one(lambda pair: label_png(*pair), (image_bytes, names), tf.TensorSpec([], tf.string))
 
         @tf.function(input_signature=[image_bytes])
         def serving_default(image_bytes):
@@ -204,16 +223,20 @@ class Served(tf.Module):
             return {"scores": segment(images, True)}
 
         @tf.function(input_signature=[])
-        def about():
+        def metadata_json():
             return {"json": tf.constant([json.dumps(metadata)])}
 
         self.serving_default, self.rest, self.tensor, self.scores, self.metadata = (
-            serving_default, rest, tensor, scores, about,
+            serving_default, rest, tensor, scores, metadata_json,
         )  # fmt: skip
 
 
-def any_size(network):
-    """The network's protocol for a picture of any size: (picture, return_scores) -> labels, scores."""
+def any_size_protocol(network):
+    """The model's test protocol for pictures of any size, as a function.
+
+    Returns:
+        A function (picture, return_scores) -> labels (height, width) uint8, scores (height, width, classes) or empty.
+    """
 
     def run(picture, return_scores):
         size = tf.shape(picture)[:2]
@@ -223,14 +246,16 @@ def any_size(network):
     return run
 
 
-def of_size(picture, size, name):
-    found = tf.shape(picture)[:2]
-    rule = f" is {size[1]}x{size[0]} pixels, as set at export. It is: "
-    message = tf.strings.join([name, rule, tf.as_string(found[1]), "x", tf.as_string(found[0])])
-    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(found == size), [message])]):
-        return tf.reshape(picture, [*size, 3])  # ensure_shape would let TensorFlow infer that the check holds
+def require_size(picture, size, name):
+    """The picture with the static shape (*size, 3). The graph fails if the picture has another size."""
+    shape = tf.shape(picture)[:2]
+    rule = f" must be {size[1]}x{size[0]} pixels (size, set at export). Received: "
+    message = tf.strings.join([name, rule, tf.as_string(shape[1]), "x", tf.as_string(shape[0]), "."])
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(shape == size), [message])]):
+        # Not ensure_shape: from it TensorFlow would conclude that the check always holds, and remove the check.
+        return tf.reshape(picture, [*size, 3])
 
 
 def one_by_one(function, batch, output):
-    """`function` of each element, one after another, so that memory does not grow with the batch."""
+    """Applies `function` to each element, one after another, so that memory does not grow with the batch."""
     return tf.map_fn(function, batch, fn_output_signature=output, parallel_iterations=1)

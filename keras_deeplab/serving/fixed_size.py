@@ -1,4 +1,4 @@
-"""The whole test protocol for pictures of one size: no loops, every shape known, as LiteRT, ONNX and compilers want it."""
+"""A network in, its test protocol for pictures of one size out: without loops and with known shapes, as converters need it."""
 
 import tensorflow as tf
 
@@ -7,20 +7,24 @@ from keras_deeplab.pictures.resize import fit_in_box, resize_uint8
 
 
 def fixed_protocol(network, height, width, *, at_once=None):
-    """A function (picture, return_scores) -> labels (height, width) uint8, scores (height, width, classes) or empty.
+    """The model's test protocol for pictures of one size, as a function.
 
-    It does what `network.view` and `merge` do, in the same order, window by window and band by band.
+    It computes what `network.view` and `merge` compute, in the same order: the windows of a sliding window, then the label
+    map in bands of rows.
 
     Args:
-        network: `keras_deeplab.inference.segment.Network`.
-        height, width: of the pictures in pixels.
-        at_once: how many windows go through the network together; by default as many as `network.view` takes.
+        network: a `keras_deeplab.inference.segment.Network`.
+        height, width: of the pictures, in pixels.
+        at_once: how many windows go through the network together. None (the default): as many as in `network.view`.
+
+    Returns:
+        A function (picture, return_scores) -> labels (height, width) uint8, scores (height, width, classes) or empty.
     """
     protocol = network.protocol
     box = protocol.resize or (max(height, width), min(height, width))
     extent = [int(side) for side in fit_in_box(height, width, *box)]
     _, rows, columns = network.view(tf.zeros([height, width, 3], tf.uint8), *box, False)
-    rows, columns = rows.numpy(), columns.numpy()  # they depend on the size alone: constants
+    rows, columns = rows.numpy(), columns.numpy()  # constants: they depend on the size only
     window, starts = extent, [[0], [0]]
     if protocol.mode == "slide":
         window = [min(crop, side) for crop, side in zip(protocol.crop, extent, strict=True)]

@@ -1,4 +1,4 @@
-"""A model in, a LiteRT or ONNX file out: a picture of one size to its label map, the test protocol inside."""
+"""A model in, a LiteRT or ONNX file out that turns a picture of one size into its label map, by the model's test protocol."""
 
 import contextlib
 import gc
@@ -29,77 +29,80 @@ def export_litert(
     size: tuple[int, int] | None = None,
     calibration: Sequence[np.ndarray] | None = None,
 ) -> dict:
-    """Writes a LiteRT (TensorFlow Lite) file: weights in float16, or with `calibration` everything in int8.
+    """Writes a LiteRT (TensorFlow Lite) file: weights in float16, or with `calibration` weights and activations in int8.
 
-    Its input `images` is uint8 (1, height, width, 3) RGB, its output `labels` uint8 (1, height, width). NAME.json beside it
-    has the metadata.
+    The file's input `images` is uint8 (1, height, width, 3) RGB, its output `labels` uint8 (1, height, width). A file of the
+    same name with the ending .json has the metadata.
 
     Args:
         model: a `DeepLabV3` or `DeepLabV3Plus`, on the TensorFlow backend.
         path: file to write.
-        size: (height, width) in pixels of every picture; by default the protocol's box.
-        calibration: pictures (height, width, 3) uint8 that show which values occur: a few dozen like those to come. Each
-            takes as long as several runs of the network.
+        size: (height, width) of every picture, in pixels. None (the default): the protocol's box.
+        calibration: pictures (height, width, 3) uint8, from which the ranges of the int8 values are measured: a few dozen
+            that look like those to be segmented. Each takes as long as several runs of the network. None (the default):
+            float16.
 
     Returns:
-        the metadata, a dict.
+        The metadata, a dict.
 
     Raises:
-        ValueError: if there is no size, a calibration picture has another, or the backend is not TensorFlow.
+        ValueError: if `size` is missing and there is no box, if a calibration picture has another size, or if the backend is
+            not TensorFlow.
     """
-    function, size, metadata = fixed_function(model, size, "int8" if calibration is not None else "float16")
-    holder = tf.Module()
-    holder.labels = function
-    holder.weights = function.get_concrete_function().variables
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], holder)
-    converter.experimental_enable_resource_variables = False  # weights are constants
+    function, size, metadata = fixed_size_function(model, size, "int8" if calibration is not None else "float16")
+    module = tf.Module()
+    module.labels = function
+    module.weights = function.get_concrete_function().variables
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], module)
+    converter.experimental_enable_resource_variables = False  # store the weights as constants
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if calibration is None:
         converter.target_spec.supported_types = [tf.float16]
     else:
         shapes = {picture.shape for picture in calibration}
         if shapes != {(*size, 3)}:
-            raise ValueError(
-                f"Calibration pictures are (height, width, 3) of the size {size}. Received: {sorted(shapes)}."
-            )
+            raise ValueError(f"Calibration pictures must have the shape {(*size, 3)}. Received: {sorted(shapes)}.")
         converter.representative_dataset = lambda: ([picture[None]] for picture in calibration)
-        kinds = tf.lite.OpsSet  # the resize to the box and the normalisation stay in integers and float32
-        converter.target_spec.supported_ops = [kinds.TFLITE_BUILTINS_INT8, kinds.TFLITE_BUILTINS]
-    write(Path(path), converter.convert(), metadata)
+        op_sets = tf.lite.OpsSet  # the second for the resize to the box and the normalisation, which are not in int8
+        converter.target_spec.supported_ops = [op_sets.TFLITE_BUILTINS_INT8, op_sets.TFLITE_BUILTINS]
+    write_with_metadata(Path(path), converter.convert(), metadata)
     return metadata
 
 
 def export_onnx(model: keras.Model, path: str | os.PathLike, *, size: tuple[int, int] | None = None) -> dict:
-    """Writes an ONNX file in float32, with the same input and output as `export_litert`'s, and NAME.json beside it.
+    """Writes an ONNX file in float32.
+
+    Its input and output, and the .json file with the metadata, are as those of `export_litert`.
 
     Args:
         model: a `DeepLabV3` or `DeepLabV3Plus`, on the TensorFlow backend.
         path: file to write.
-        size: (height, width) in pixels of every picture; by default the protocol's box.
+        size: (height, width) of every picture, in pixels. None (the default): the protocol's box.
 
     Returns:
-        the metadata, a dict.
+        The metadata, a dict.
 
     Raises:
         ImportError: without tf2onnx.
-        ValueError: if there is no size, or the backend is not TensorFlow.
+        ValueError: if `size` is missing and there is no box, or if the backend is not TensorFlow.
     """
     try:
         import tf2onnx
     except ImportError as error:
         raise ImportError('ONNX needs tf2onnx and onnxruntime: pip install "keras_deeplab[onnx]".') from error
-    function, _, metadata = fixed_function(model, size, "float32")
-    with collecting():
+    function, _, metadata = fixed_size_function(model, size, "float32")
+    with collecting_garbage():
         converted, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)
-    write(Path(path), converted.SerializeToString(), metadata)
+    write_with_metadata(Path(path), converted.SerializeToString(), metadata)
     return metadata
 
 
 @contextlib.contextmanager
-def collecting():
-    """Collects garbage every second: tf2onnx leaves a copy of all weights in a reference cycle with each of its passes.
+def collecting_garbage():
+    """A context in which garbage is collected every second.
 
-    R-50 took 5 GB in place of 11.
+    Each pass of tf2onnx leaves a copy of all weights in a reference cycle. With early collection, converting
+    ResNet-50 takes 5 GB of memory in place of 11 GB.
     """
     done = threading.Event()
 
@@ -116,12 +119,17 @@ def collecting():
         thread.join()
 
 
-def fixed_function(model, size, precision):
-    """The protocol as a function of one picture, in float32 and made of operations that converters know."""
+def fixed_size_function(model, size, precision):
+    """The test protocol as a `tf.function` in float32, of operations that converters support.
+
+    Returns:
+        The function images (1, height, width, 3) uint8 -> {"labels": (1, height, width) uint8}, the size, and the metadata,
+        in which the precision is `precision`.
+    """
     require_tensorflow()
     size = checked_size(size) or default_size(model.protocol)
     folded = fold_norms(at_precision(model, "float32"))
-    # All windows at once: a second call of the network would hold all weights a second time.
+    # All windows at once: with a second call of the network, the file would hold all weights twice.
     run = fixed_protocol(Network(folded, Purpose.CONVERSION), *size, at_once=2**31)
 
     @tf.function(input_signature=[tf.TensorSpec([1, *size, 3], tf.uint8, name="images")])
@@ -129,19 +137,23 @@ def fixed_function(model, size, precision):
         return {"labels": run(images[0], False)[0][None]}
 
     metadata = describe(model, folded, palette=False, size=size, max_pixels=size[0] * size[1])
-    kept = {key: value for key, value in metadata.items() if key not in ("label_png", "signatures")}
-    return function, size, {**kept, "precision": precision}
+    for key in ("label_png", "signatures"):  # of SavedModels only
+        del metadata[key]
+    return function, size, {**metadata, "precision": precision}
 
 
 def default_size(protocol):
+    """(height, width) of the protocol's box in pixels. Raises `ValueError` if the protocol has none."""
     if protocol.resize is None:
         raise ValueError(
-            "A model without a resize box takes pictures of any size: give size=(height, width) in pixels."
+            "size must be given for a model whose protocol has no resize box. Received: no size. Give size=(height, width) "
+            "in pixels, or --size H W."
         )
     return protocol.resize[::-1]
 
 
-def write(path, data, metadata):
+def write_with_metadata(path, data, metadata):
+    """Writes the bytes `data` to the file `path`, and the metadata to the .json file beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     partial.write_bytes(data)

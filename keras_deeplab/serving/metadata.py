@@ -1,4 +1,4 @@
-"""What a served model says of itself: which weights these are, what they score, how pictures are treated."""
+"""A model in, the metadata of its exported file out: weights, published scores, classes, test protocol and signatures."""
 
 import hashlib
 
@@ -10,16 +10,16 @@ from keras_deeplab.catalog import rows
 from keras_deeplab.version import __version__
 
 
-def describe(model, served, *, palette, size, max_pixels):
-    """The metadata of a SavedModel as plain JSON values.
+def describe(model, served_model, *, palette, size, max_pixels):
+    """The metadata of a SavedModel, a dict of plain JSON values.
 
     Args:
         model: the model to be exported.
-        served: the one that the SavedModel holds, perhaps at another precision.
+        served_model: the model that the SavedModel holds, which may compute in another precision.
         palette, size, max_pixels: as for `export_saved_model`.
     """
     row = rows.ROWS.get(model.row)
-    precision = keras.dtype_policies.get(served.get_config()["dtype"]).compute_dtype
+    precision = keras.dtype_policies.get(served_model.get_config()["dtype"]).compute_dtype
     return {
         "row": model.row,
         "network": type(model).__name__,
@@ -69,10 +69,11 @@ def signatures(classes, palette):
 
 
 def weights_sha256(model):
-    """SHA-256 in hex over every weight that the label map depends on, whatever the model is trained or exported with.
+    """The SHA-256 of all weights that the label map depends on, in hex.
 
-    Of each layer, by name, and each of its weights, by name: both names, the shape, and the float32 values in little-endian
-    order. The auxiliary head does not count.
+    It is computed over the layers in the order of their names, and over the weights of a layer in the order of theirs: of
+    each weight, both names, the shape, and the float32 values in little-endian order. The auxiliary head is left out, so the
+    result is the same for a model with and without it.
     """
     digest = hashlib.sha256()
     for layer in sorted(model.layers, key=lambda layer: layer.name):

@@ -1,4 +1,4 @@
-"""A folder of models in, what TensorFlow Serving needs to serve them out: versions and configuration files.
+"""A folder of SavedModels in, the version folders and configuration files that TensorFlow Serving needs out.
 
 models/
   models.config, batching.config, monitoring.config, docker-compose.yml
@@ -8,9 +8,10 @@ models/
 import re
 from pathlib import Path
 
-WRITTEN = "# Written by keras_deeplab for every model in this folder. Without this line it is left as it is.\n"
+# Each export rewrites models.config if it begins with this line. Folders of earlier exports have it: it must not change.
+GENERATED_LINE = "# Written by keras_deeplab for every model in this folder. Without this line it is left as it is.\n"
 
-MODEL = """\
+MODEL_ENTRY = """\
   config {{
     name: "{name}"
     base_path: "/models/{name}"
@@ -19,7 +20,7 @@ MODEL = """\
 """
 
 BATCHING = """\
-# For --enable_batching (see docker-compose.yml). Requests that wait are joined, up to max_batch_size pictures.
+# For --enable_batching (see docker-compose.yml). Waiting requests are joined, up to max_batch_size pictures.
 max_batch_size { value: 8 }
 batch_timeout_micros { value: 0 }
 num_batch_threads { value: 2 }
@@ -44,7 +45,7 @@ services:
       - --model_config_file_poll_wait_seconds=60
       - --monitoring_config_file=/models/monitoring.config
       - --rest_api_timeout_in_ms=120000
-      # Pictures run one by one in any case; joined, a bad one fails the requests that it waited with.
+      # Pictures are processed one by one in any case. If requests are joined, one bad picture fails all of them.
       # - --enable_batching
       # - --batching_parameters_file=/models/batching.config
     restart: unless-stopped
@@ -52,30 +53,37 @@ services:
 
 
 def next_version(folder, name):
-    """The path of a new version of a model: FOLDER/NAME/N, N one more than the highest there, or 1.
+    """The path of a new version of a model: FOLDER/NAME/N, where N is one more than the highest existing version, or 1.
 
     Raises:
-        ValueError: if the name is no plain folder name.
+        ValueError: if the name has other characters than letters, digits, "_", "-" and ".", or begins with "-" or ".".
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-        raise ValueError(f"A model's name has letters, digits, '_', '-' and '.'. Received: {name!r}.")
+        raise ValueError(
+            "A model's name must consist of letters, digits, '_', '-' and '.', and must not begin with '-' or '.'. "
+            f"Received: {name!r}."
+        )
     return Path(folder, name, str(max(versions(Path(folder, name)), default=0) + 1))
 
 
 def versions(folder):
-    """The numbers of the versions in a model's folder; those being written have no plain number as their name."""
+    """The version numbers in a model's folder, sorted. A version that is still being written has a name like "3.part"."""
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal()) if folder.is_dir() else []
 
 
 def write_configs(folder):
-    """Writes the configuration files that are not there yet; models.config anew, unless a person has taken it over.
+    """Writes the configuration files of a folder of models.
+
+    models.config, the list of the models, is written again each time, unless its first line was removed. The other files
+    are written only if they do not exist.
 
     Returns:
-        the paths written.
+        The paths of the files that were written.
     """
     folder = Path(folder)
     names = sorted(path.name for path in folder.iterdir() if versions(path))
-    models = WRITTEN + "model_config_list {\n" + "".join(MODEL.format(name=name) for name in names) + "}\n"
+    entries = "".join(MODEL_ENTRY.format(name=name) for name in names)
+    models = GENERATED_LINE + "model_config_list {\n" + entries + "}\n"
     texts = {
         "models.config": models,
         "batching.config": BATCHING,
@@ -85,7 +93,7 @@ def write_configs(folder):
     written = []
     for name, text in texts.items():
         path = folder / name
-        if not path.exists() or path.read_text().startswith(WRITTEN):
+        if not path.exists() or path.read_text().startswith(GENERATED_LINE):
             path.write_text(text)
             written.append(path)
     return written

@@ -1,4 +1,4 @@
-"""Does what was written give what the model gives? It is asked in a process that cannot import Keras."""
+"""An exported file and its model in, a comparison of their label maps out; the file runs in a process without Keras."""
 
 import io
 import subprocess
@@ -10,36 +10,38 @@ import numpy as np
 from PIL import Image
 
 from keras_deeplab.evaluation.evaluate import confusion, scores
-from keras_deeplab.inference.segment import Network, segment, segment_by
+from keras_deeplab.inference.segment import Network, segment, segment_with_network
 from keras_deeplab.networks.fast.convolution import Purpose
 from keras_deeplab.pictures.files import list_files
 from keras_deeplab.pictures.read import read_image
 
-SIZES = ((120, 160), (97, 65))  # height, width of the pictures asked for
-CALIBRATION = 32  # pictures
-TIES = 1e-3  # of the pixels
+SIZES = ((120, 160), (97, 65))  # height, width of the synthetic pictures
+MAX_CALIBRATION_PICTURES = 32
+MAX_TIES = 1e-3  # share of the pixels that may differ because their best two classes have almost equal scores
+# Python code that makes every import of Keras or keras_deeplab fail.
 WITHOUT_KERAS = """
 import importlib.machinery, sys
-class Refuse:
+class RefuseImport:
     @staticmethod
     def find_spec(name, path=None, target=None):
         if name.partition(".")[0] in ("keras", "keras_deeplab"):
-            return importlib.machinery.ModuleSpec(name, Refuse)
+            return importlib.machinery.ModuleSpec(name, RefuseImport)
     @staticmethod
     def create_module(spec):
         raise ImportError(spec.name)
     @staticmethod
     def exec_module(module):
         pass
-sys.meta_path.insert(0, Refuse)
+sys.meta_path.insert(0, RefuseImport)
 """
-SERVE = (
+# A program with the arguments: exported file, .npz of pictures, .npz of label maps to write.
+RUN_EXPORTED = (
     WITHOUT_KERAS
     + """
 import numpy as np
 path, source, target = sys.argv[1:]
-data = np.load(source, allow_pickle=False)
-pictures = {name: data[name] for name in data.files}
+arrays = np.load(source, allow_pickle=False)
+pictures = {name: arrays[name] for name in arrays.files}
 if path.endswith(".onnx"):
     import onnxruntime
     session = onnxruntime.InferenceSession(path)
@@ -63,16 +65,17 @@ assert not {"keras", "keras_deeplab"} & set(sys.modules)
 )
 
 
-def same_labels(model, folder, *, size=None, max_pixels=None, pictures=None, reference=None):
-    """Compares a SavedModel's labels, one batch of mixed sizes, with `segment`'s in the graph for any processor.
+def require_same_labels(model, folder, *, size=None, max_pixels=None, pictures=None, reference=None):
+    """Compares the labels of a SavedModel with those of `segment`, for one batch of pictures of several sizes.
 
     Args:
-        model: what `segment` gets: the model at the SavedModel's precision.
-        size: (height, width) of the pictures, if the SavedModel takes one size only. Its graph is then another one than
-            `segment`'s, and pixels whose best two classes are as good as equal may differ.
-        max_pixels: that the SavedModel takes: larger pictures are shrunk.
-        pictures: {name: (H, W, 3) uint8} to take in place of drawn ones.
-        reference: the float32 model, to say how far a variant's labels are from its.
+        model: the model for `segment`, at the SavedModel's precision.
+        folder: the SavedModel.
+        size: (height, width) of the pictures in pixels, if the SavedModel takes one size only. Its graph then differs from
+            that of `segment`, and up to `MAX_TIES` of the pixels of a picture may differ. None (the default): any sizes.
+        max_pixels: the `max_pixels` of the SavedModel. Larger pictures are shrunk. None (the default): no picture is.
+        pictures: {name: (H, W, 3) uint8}. None (the default): synthetic pictures.
+        reference: the float32 model to compare a variant with, or None (the default).
 
     Returns:
         [(what was checked, result)].
@@ -81,72 +84,86 @@ def same_labels(model, folder, *, size=None, max_pixels=None, pictures=None, ref
         ValueError: if a label differs.
     """
     network = Network(model, Purpose.ANY_PROCESSOR)
-    files = {name: as_jpeg(picture, max_pixels) for name, picture in (pictures or drawn_pictures(size)).items()}
+    files = {name: as_jpeg(picture, max_pixels) for name, picture in (pictures or synthetic_pictures(size)).items()}
     served = labels_of(folder, {name: np.frombuffer(file, np.uint8) for name, file in files.items()})
     rows = []
     for name, file in files.items():
-        expected = segment_by(network, model.protocol, file)
+        expected = segment_with_network(network, model.protocol, file)
         if served[name].ndim == 3:  # the palette's colours
             expected = np.array(model.palette, np.uint8)[expected]
         same = served[name] == expected
-        if not same.all() and (size is None or same.mean() < 1 - TIES):
+        if not same.all() and (size is None or same.mean() < 1 - MAX_TIES):
             raise ValueError(
-                f"The SavedModel in {folder} gives {same.size - same.sum()} values of the picture {name} otherwise than "
-                "`segment`."
+                f"The SavedModel's labels must equal those of `segment`. Received: {same.size - same.sum()} values of the "
+                f"picture {name} that differ, from {folder}. Do not serve this SavedModel."
             )
         rows.append((f"labels of {name}.jpg, without Keras", "equal" if same.all() else f"{same.mean():.3%} equal"))
     return rows + (agreement(reference, files, served) if reference else [])
 
 
-def agreement(model, pictures, found):
-    """How far a variant's label maps are from the float32 model's, which count as the truth.
+def agreement(model, pictures, label_maps):
+    """Scores a variant's label maps, with those of the float32 model as the truth.
 
     Args:
         model: the float32 model.
         pictures: {name: what `segment` takes}.
-        found: {name: the variant's labels (H, W) uint8}.
+        label_maps: {name: the variant's labels (H, W) uint8}.
 
     Returns:
-        [(what, result)]: the share of pixels with the same label, and the mIoU.
+        [(what was compared, result)]: the share of pixels with the same label, and the mIoU.
     """
     result = scores(
-        sum(confusion(segment(model, pictures[name]), labels, model.num_classes) for name, labels in found.items())
+        sum(confusion(segment(model, pictures[name]), labels, model.num_classes) for name, labels in label_maps.items())
     )
     return [
-        (f"same label as float32, pictures: {len(found)}", f"{result['aAcc']:.3f} % of the pixels"),
-        ("mIoU against float32's labels", f"{result['mIoU']:.2f}, costs {100 - result['mIoU']:.2f}"),
+        (f"same label as float32, pictures: {len(label_maps)}", f"{result['aAcc']:.3f} % of the pixels"),
+        ("mIoU, with float32's labels as the truth", f"{result['mIoU']:.2f}, a loss of {100 - result['mIoU']:.2f}"),
     ]
 
 
 def labels_of(path, pictures):
-    """The label maps {name: (H, W) uint8} that a SavedModel, a .tflite or an .onnx file gives in a process of its own.
+    """Runs an exported file in a new process that cannot import Keras.
 
     Args:
-        pictures: {name: (H, W, 3) uint8, or for a SavedModel the bytes of a file, (N,) uint8}.
+        path: a SavedModel's folder, a .tflite file or an .onnx file.
+        pictures: {name: (H, W, 3) uint8}; for a SavedModel {name: the bytes of a JPEG or PNG file as (N,) uint8}.
+
+    Returns:
+        {name: label map (H, W) uint8}; (H, W, 3) RGB for a SavedModel that was exported with `palette`.
 
     Raises:
-        ValueError: if it cannot be run.
+        ValueError: if the process fails.
     """
     with tempfile.TemporaryDirectory() as scratch:
         source, target = Path(scratch, "pictures.npz"), Path(scratch, "labels.npz")
         np.savez(source, **pictures)
-        done = subprocess.run(
-            [sys.executable, "-c", SERVE, str(path), str(source), str(target)], capture_output=True, text=True
+        completed = subprocess.run(
+            [sys.executable, "-c", RUN_EXPORTED, str(path), str(source), str(target)], capture_output=True, text=True
         )
-        if done.returncode:
-            raise ValueError(f"{path} could not be run without Keras: {done.stderr[-500:]}")
+        if completed.returncode:
+            raise ValueError(
+                f"{path} must run in a process that cannot import Keras. Received this error: {completed.stderr[-500:]}"
+            )
         with np.load(target) as labels:
             return dict(labels)
 
 
 def calibration_pictures(folder, size=None):
-    """Up to `CALIBRATION` pictures of a folder, evenly chosen, {stem: (H, W, 3) uint8}, stretched to `size` if given.
+    """Reads up to `MAX_CALIBRATION_PICTURES` pictures of a folder, evenly chosen.
+
+    Args:
+        folder: a folder of pictures.
+        size: (height, width) in pixels to resize them to. None (the default): their own sizes.
+
+    Returns:
+        {stem: (H, W, 3) uint8}.
 
     Raises:
-        ValueError, FileNotFoundError: where there is no folder, no picture, or one that cannot be read.
+        FileNotFoundError: if there is no such folder.
+        ValueError: if it has no pictures, or one that cannot be read.
     """
     files = list_files(folder)
-    count = min(len(files), CALIBRATION)
+    count = min(len(files), MAX_CALIBRATION_PICTURES)
     pictures = {}
     for file in (files[i * len(files) // count] for i in range(count)):
         picture = Image.fromarray(read_image(file))
@@ -154,12 +171,14 @@ def calibration_pictures(folder, size=None):
     return pictures
 
 
-def drawn_pictures(size=None):
-    """{name: (H, W, 3) uint8} of `size` (height, width), or of several sizes."""
-    return {f"{width}x{height}": np.asarray(drawn(height, width)) for height, width in ([size] if size else SIZES)}
+def synthetic_pictures(size=None):
+    """{name: (H, W, 3) uint8}: one picture of `size` (height, width), or without `size` one of each of `SIZES`."""
+    sizes = [size] if size else SIZES
+    return {f"{width}x{height}": np.asarray(synthetic_picture(height, width)) for height, width in sizes}
 
 
 def as_jpeg(picture, max_pixels=None):
+    """The bytes of a picture (H, W, 3) uint8 as JPEG, shrunk if it has more than `max_pixels` pixels."""
     image, file = Image.fromarray(picture), io.BytesIO()
     if max_pixels and image.width * image.height > max_pixels:
         shrink = (max_pixels / (image.width * image.height)) ** 0.5
@@ -168,28 +187,29 @@ def as_jpeg(picture, max_pixels=None):
     return file.getvalue()
 
 
-def drawn(height, width):
-    """A picture of soft colours, the same every time."""
+def synthetic_picture(height, width):
+    """A picture of soft colours, a `PIL.Image.Image`, the same in every call."""
     coarse = np.random.default_rng(0).integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def largest_difference(model, path):
-    """The largest difference from a reference's logits, in units of their standard deviation.
+    """The largest difference between the model's logits and a reference's, in standard deviations of the reference's.
 
     Args:
-        path: an .npz with `images` (N, H, W, 3) RGB of 0..255 and `logits` (N, H, W, classes), both at the same size.
+        model: a `DeepLabV3` or `DeepLabV3Plus`.
+        path: an .npz file with `images` (N, H, W, 3) RGB of 0..255 and the reference's `logits` (N, H, W, classes).
 
     Raises:
-        ValueError: if the file holds something else.
+        ValueError: if the file has other arrays, or logits of another shape than the model's.
     """
     with np.load(path, allow_pickle=False) as reference:
         if not {"images", "logits"} <= set(reference.files):
-            raise ValueError(f"{path} is an .npz with arrays `images` and `logits`. Received: {reference.files}.")
+            raise ValueError(f"{path} must have the arrays `images` and `logits`. Received: {reference.files}.")
         images, expected = reference["images"], reference["logits"]
     logits = np.asarray(model(images))
     if logits.shape != expected.shape:
         raise ValueError(
-            f"`logits` in {path} has the shape that the model gives, {logits.shape}. Received: {expected.shape}."
+            f"`logits` in {path} must have the shape of the model's logits, {logits.shape}. Received: {expected.shape}."
         )
     return float(np.abs(logits - expected).max() / expected.std())

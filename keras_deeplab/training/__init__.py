@@ -1,1 +1,1 @@
-"""Batches in, weights out: losses, optimizers, schedules, and what watches and saves a run."""
+"""Batches in, weights out: losses, optimizers and schedules, and the tools that monitor, save and continue a run."""

@@ -1,4 +1,4 @@
-"""Where the commands train: on one device, on several of this machine, or on several machines."""
+"""Options of the command line in, the devices to train on out: one, several of this machine, or those of several machines."""
 
 import contextlib
 import os
@@ -7,8 +7,8 @@ from typing import Any
 
 
 @dataclass
-class Place:
-    """Where to train.
+class Devices:
+    """The devices to train on.
 
     Attributes:
         strategy: a `tf.distribute.Strategy`, or None.
@@ -20,66 +20,81 @@ class Place:
 
     @property
     def scope(self):
-        """What the model is built in."""
+        """The context to build the model in."""
         return self.strategy.scope() if self.strategy else contextlib.nullcontext()
 
-    def shared(self, data):
-        """Batches as `fit` takes them."""
-        return shared_by_processors(self.strategy, data) if self.strategy and not gpus() else data
+    def distribute(self, data):
+        """The data set `data` in the form that `fit` needs on these devices."""
+        return distribute_over_cpu_parts(self.strategy, data) if self.strategy and not gpus() else data
 
     @property
-    def first(self):
-        """Whether this process prints, validates and saves for all."""
+    def is_first(self):
+        """Whether this process prints, validates and saves. The other processes only train."""
         return self.process[0] == 0
 
-    def agree(self, step):
-        """Waits for all processes; raises `ValueError` if another one is at another step."""
+    def check_same_step(self, step):
+        """Waits for all processes. Raises `ValueError` if another process is at another step."""
         if self.process[1] > 1:
             import numpy as np
             from jax.experimental import multihost_utils
 
-            found = multihost_utils.process_allgather(np.array(step)).tolist()
-            if len(set(found)) > 1:
+            steps = multihost_utils.process_allgather(np.array(step)).tolist()
+            if len(set(steps)) > 1:
                 raise ValueError(
-                    f"Every host reads and writes the same folder --to. They found checkpoints of the steps {found}."
+                    f"All hosts must read and write the same folder --to. Received: checkpoints of the steps {steps}. "
+                    "Share one folder among the hosts."
                 )
 
 
-def place(options, batch):
-    """All GPUs, `--devices` of them or parts of the processor, or all devices of `--hosts`."""
+def choose_devices(options, batch):
+    """The `Devices` that the options of the command line name; without options, all GPUs of this machine.
+
+    Args:
+        options: with the attributes `devices`, `hosts` and `host`.
+        batch: pictures of a step over all devices.
+
+    Raises:
+        ValueError: if the backend or this machine does not have these devices, or they cannot share the batch equally.
+    """
     import keras
     import tensorflow as tf
 
     backend = keras.backend.backend()
     if (options.hosts or options.host) and backend != "jax":
-        raise ValueError(f"--hosts needs the JAX backend: KERAS_BACKEND=jax. Received: {backend}.")
+        raise ValueError(f"--hosts needs the JAX backend. Received: {backend}. Set KERAS_BACKEND=jax.")
     if backend == "tensorflow" and "TF_CONFIG" in os.environ:
         raise ValueError(
-            "Keras 3 cannot train on several machines with TensorFlow. Use the JAX backend with keras.distribution "
-            "(docs/training.md), or unset TF_CONFIG to train on this one."
+            "Keras 3 cannot train on several machines with TensorFlow. Received: the variable TF_CONFIG. Use the JAX "
+            "backend with keras.distribution (docs/training.md), or unset TF_CONFIG to train on this machine only."
         )
     if options.devices and backend != "tensorflow":
-        raise ValueError("--devices is TensorFlow's. JAX takes all that it sees: set CUDA_VISIBLE_DEVICES.")
+        raise ValueError(
+            f"--devices needs the TensorFlow backend. Received: {backend}. Leave --devices out. JAX uses all GPUs that it "
+            "sees; the variable CUDA_VISIBLE_DEVICES chooses them."
+        )
     if backend == "jax":
-        return jax_devices(options, batch)
-    here = len(gpus()) if backend == "tensorflow" else 0
-    count = options.devices or max(1, here)
-    if here and count > here:
-        raise ValueError(f"This machine has {here} GPUs. Received: --devices {count}.")
+        return choose_jax_devices(options, batch)
+    gpu_count = len(gpus()) if backend == "tensorflow" else 0
+    count = options.devices or max(1, gpu_count)
+    if gpu_count and count > gpu_count:
+        raise ValueError(f"--devices must be at most {gpu_count}, the GPUs of this machine. Received: {count}.")
     if count == 1:
-        return Place()
-    require_divided(batch, count)
-    return Place(tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(count)]) if here else processors(count))
+        return Devices()
+    check_divisible(batch, count)
+    if gpu_count:
+        return Devices(tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(count)]))
+    return Devices(strategy_over_cpu_parts(count))
 
 
 def gpus():
+    """The GPUs that TensorFlow sees."""
     import tensorflow as tf
 
     return tf.config.list_physical_devices("GPU")
 
 
-def processors(count):
-    """A strategy over equal parts of the processor; TensorFlow must not have been used before."""
+def strategy_over_cpu_parts(count):
+    """A strategy whose replicas are `count` equal parts of the processor. Call it before TensorFlow uses the processor."""
     import tensorflow as tf
 
     part = tf.config.LogicalDeviceConfiguration()
@@ -87,10 +102,11 @@ def processors(count):
     return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)])
 
 
-def shared_by_processors(strategy, data):
-    """The batches for each part of the processor.
+def distribute_over_cpu_parts(strategy, data):
+    """Splits each batch of `data` among the parts of the processor.
 
-    Fetched ahead to each device, as is usual, the end of `fit` may wait for a minute (TensorFlow 2.21).
+    Prefetching to the devices, TensorFlow's default, is off: with it the end of `fit` can wait for a minute (TensorFlow
+    2.21).
     """
     import tensorflow as tf
 
@@ -99,23 +115,27 @@ def shared_by_processors(strategy, data):
     )
 
 
-def jax_devices(options, batch):
+def choose_jax_devices(options, batch):
+    """All devices of this machine or of `--hosts`. On several devices, Keras is set to data-parallel training."""
     import keras
     import tensorflow as tf
 
-    tf.config.set_visible_devices([], "GPU")  # TensorFlow makes the batches; it would take the memory
+    tf.config.set_visible_devices([], "GPU")  # TensorFlow only makes the batches, but would reserve the GPUs' memory
     process = options.host, len((options.hosts or "").split(","))
     if not 0 <= options.host < process[1]:
-        raise ValueError(f"--host is the number, from 0, of one of the --hosts. Received: {options.host}.")
+        raise ValueError(
+            f"--host must be the number of one of the --hosts, from 0 to {process[1] - 1}. Received: {options.host}."
+        )
     if options.hosts:
         keras.distribution.initialize(options.hosts, process[1], options.host)
     count = len(keras.distribution.list_devices())
     if count > 1:
-        require_divided(batch, count)
+        check_divisible(batch, count)
         keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
-    return Place(process=process)
+    return Devices(process=process)
 
 
-def require_divided(batch, count):
+def check_divisible(batch, count):
+    """Raises `ValueError` if `count` devices cannot share a batch equally."""
     if batch % count:
-        raise ValueError(f"The batch is divided among the devices. Received: --batch {batch} for {count}.")
+        raise ValueError(f"--batch must be a multiple of the number of devices, {count}. Received: {batch}.")

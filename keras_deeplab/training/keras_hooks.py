@@ -1,30 +1,30 @@
-"""Every private name of Keras that the package uses, each behind a name of our own. Elsewhere there is none.
+"""The private names of Keras that the package uses, each behind a name of our own. No other file uses one.
 
-tests/training/test_keras_hooks.py has a test for each, so that a Keras that renames one is noticed by its own message.
+tests/training/test_keras_hooks.py has a test for each, so that the tests fail if a version of Keras renames one.
 """
 
 import keras
 
 
 class GradientHooks(keras.optimizers.Optimizer):
-    """An optimizer that sees all gradients of a step together: summed over the replicas, before any weight changes.
+    """An optimizer that gets all gradients of a step together, summed over the replicas, before any weight changes.
 
-    Subclasses override `all_gradients`, and on TensorFlow may order the updates by `before_updates`.
+    Subclasses override `all_gradients`. On TensorFlow they may also set the order of the updates by `before_updates`.
     """
 
     def all_gradients(self, gradients):
-        """The gradients to use in place of these, which are those of the global batch."""
+        """Takes the gradients of the global batch and returns those to use in their place."""
         return gradients
 
     def before_updates(self, gradients):
-        """On TensorFlow: the same gradients as the updates are to receive them."""
+        """On TensorFlow: takes the gradients from `all_gradients` and returns equal ones, which the updates then get."""
         return gradients
 
     def index_of(self, variable):
         """The number of a variable among those that the optimizer was built with."""
         return self._get_variable_index(variable)
 
-    # On TensorFlow the sum over replicas is taken in here; on other backends gradients are global already.
+    # On TensorFlow the gradients are summed over the replicas here. On other backends they are global already.
     def _all_reduce_sum_gradients(self, grads_and_vars):
         gradients, variables = zip(*super()._all_reduce_sum_gradients(grads_and_vars), strict=True)
         return list(zip(self.all_gradients(gradients), variables, strict=True))
@@ -38,12 +38,14 @@ class GradientHooks(keras.optimizers.Optimizer):
 
 
 def learning_rate_of_step(optimizer, step):
-    """The rate that a step, counted from 1, is made with. The optimizer has a schedule."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # inside loss scaling
+    """The learning rate of a step, counted from 1. The optimizer must have a schedule."""
+    optimizer = getattr(
+        optimizer, "inner_optimizer", optimizer
+    )  # loss scaling wraps the optimizer that has the schedule
     return float(optimizer._learning_rate(step - 1))
 
 
 def write_weights_back(model):
-    """On the JAX backend `fit` keeps the weights to itself; this gives them back to the model's variables."""
+    """Copies the state of `fit` into the variables of model and optimizer. On JAX, `fit` itself does so only at its end."""
     if hasattr(model, "jax_state_sync"):
         model.jax_state_sync()

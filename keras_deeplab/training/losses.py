@@ -1,7 +1,7 @@
-"""Logits and labels in, a loss out: cross-entropy as the released models were trained with.
+"""Logits and labels in, a loss out: the cross-entropy that the released models were trained with.
 
-Ignored pixels cost nothing but still count in the mean: the original divides by every pixel, so a picture that is half
-labelled weighs half as much as a whole one.
+Ignored pixels have the loss 0, but the mean is over all pixels, as in the original. A picture of which half the pixels are
+labelled therefore weighs half as much as a fully labelled one.
 """
 
 import keras
@@ -10,19 +10,20 @@ from keras import ops
 from keras_deeplab.catalog.datasets import IGNORE
 from keras_deeplab.keras_tools import serializable
 
-EPSILON = 2.0**-23
+EPSILON = 2.0**-23  # of float32
 AUXILIARY_WEIGHT = 0.4  # of the auxiliary head's loss (Zhao et al. 2017)
 
 
 @serializable
 class PixelCrossEntropy(keras.losses.Loss):
-    """Softmax cross-entropy of each pixel, averaged over every pixel of the batch, the ignored ones included.
+    """Softmax cross-entropy of each pixel, averaged over all pixels of the batch, including ignored ones.
 
     Args:
-        min_kept: online hard example mining (Shrivastava et al. 2016) as the D16 rows have it: of the N pictures on a
-            device only the N * min_kept labelled pixels of highest loss count, still divided by every pixel.
-        class_weight: a factor for each class, or None.
-        ignore: the label of pixels that cost nothing.
+        min_kept: online hard example mining (Shrivastava et al. 2016) as the rows of output stride 16 use it: of the N
+            pictures on a device only the N * min_kept labelled pixels with the highest loss count. The sum is still divided
+            by the number of all pixels. None (the default): all labelled pixels count.
+        class_weight: a factor for each class, or None (the default).
+        ignore: the label of ignored pixels; default 255.
 
     Call arguments:
         y_true: labels (N, H, W), integer.
@@ -44,20 +45,20 @@ class PixelCrossEntropy(keras.losses.Loss):
             weights = weights * ops.cast(self._hardest(losses, labelled), losses.dtype)
         if self.class_weight is not None:
             weights = weights * ops.take(ops.convert_to_tensor(self.class_weight, losses.dtype), labels)
-        # The original divides by the number of pixels plus float32's epsilon; in float64 one sees it.
+        # The original divides by the number of pixels plus float32's epsilon. In float64 the epsilon changes the result.
         count = ops.cast(ops.prod(ops.shape(losses)), losses.dtype)
         return losses * weights * (count / (count + EPSILON))
 
     def _hardest(self, losses, labelled):
-        """Whether a pixel is among the N * min_kept of highest loss; of equal ones the first."""
+        """A mask (N, H, W), bool: the N * min_kept pixels of the highest loss; of pixels with equal loss, the first."""
         n, height, width = ops.shape(losses)
-        kept = ops.minimum(n * self.min_kept, n * height * width)
-        losses = ops.reshape(ops.where(labelled, ops.stop_gradient(losses), -1.0), (-1,))
-        least = ops.sort(losses)[n * height * width - kept]
-        above, equal = losses > least, ops.cast(losses == least, "int32")
-        room = ops.cast(kept, "int32") - ops.sum(ops.cast(above, "int32"))
-        chosen = ops.logical_or(above, ops.logical_and(equal > 0, ops.cumsum(equal) <= room))
-        return ops.reshape(chosen, (n, height, width))
+        count = ops.minimum(n * self.min_kept, n * height * width)
+        losses = ops.reshape(ops.where(labelled, ops.stop_gradient(losses), -1.0), (-1,))  # ignored pixels come last
+        threshold = ops.sort(losses)[n * height * width - count]
+        above, equal = losses > threshold, ops.cast(losses == threshold, "int32")
+        equal_kept = ops.cast(count, "int32") - ops.sum(ops.cast(above, "int32"))
+        kept = ops.logical_or(above, ops.logical_and(equal > 0, ops.cumsum(equal) <= equal_kept))
+        return ops.reshape(kept, (n, height, width))
 
     def get_config(self):
         config = {"min_kept": self.min_kept, "class_weight": self.class_weight, "ignore": self.ignore}

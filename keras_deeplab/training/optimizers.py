@@ -1,7 +1,7 @@
-"""Gradients in, weights out, as PyTorch's optimizers do it.
+"""Gradients in, weights out: SGD and AdamW as PyTorch computes them.
 
-Keras multiplies the learning rate into the velocity and subtracts weight decay from the weights directly; under a decaying
-rate neither is the recipe that the released models were trained by.
+Keras's SGD multiplies the learning rate into the velocity, and subtracts weight decay from the weights directly. PyTorch's SGD
+does neither. While the learning rate decays, the results differ. The released models were trained with PyTorch.
 """
 
 import contextlib
@@ -17,11 +17,11 @@ from keras_deeplab.training.keras_hooks import GradientHooks
 
 
 class _PyTorchOptimizer(GradientHooks):
-    """What both share: decay for every parameter, rates per part of the network, clipping of the global gradient."""
+    """The base of both optimizers: weight decay for all parameters, learning rates per part of the network, clipping."""
 
     def __init__(self, learning_rate, weight_decay=0.0, multipliers=None, clip_norm=None, **kwargs):
         super().__init__(learning_rate=learning_rate, **kwargs)
-        self.decay = weight_decay  # `self.weight_decay` would be Keras's own, decoupled
+        self.decay = weight_decay  # not `self.weight_decay`, by which Keras itself would decay the weights too
         self.multipliers = dict(multipliers or {})
         self.clip_norm = clip_norm
 
@@ -29,33 +29,33 @@ class _PyTorchOptimizer(GradientHooks):
         if self.built:
             return
         super().build(variables)
-        self._rates = [
+        self._rate_factors = [
             next((factor for prefix, factor in self.multipliers.items() if v.path.startswith(prefix)), 1.0)
             for v in variables
         ]
-        unknown = [p for p in self.multipliers if not any(v.path.startswith(p) for v in variables)]
-        if unknown:
+        unused = [prefix for prefix in self.multipliers if not any(v.path.startswith(prefix) for v in variables)]
+        if unused:
             raise ValueError(
-                f"`multipliers` maps the beginning of variables' paths, such as 'backbone-', to factors. "
-                f"No variable begins with: {', '.join(unknown)}."
+                "Each key of `multipliers` must be the beginning of a variable's path, such as 'backbone-'. "
+                f"Received: {', '.join(unused)}, with which no path begins."
             )
 
     def update_step(self, gradient, variable, learning_rate):
         index = self.index_of(variable)
-        rate, factor = ops.cast(learning_rate, variable.dtype), self._rates[index]
-        with _after(gradient):
+        rate, factor = ops.cast(learning_rate, variable.dtype), self._rate_factors[index]
+        with _computed_after(gradient):
             self._update(index, ops.cast(gradient, variable.dtype), variable, rate if factor == 1 else rate * factor)
 
     def all_gradients(self, gradients):
-        """The gradients, all made smaller alike where their norm exceeds `clip_norm`."""
+        """The gradients, all scaled by the same factor so that their global norm is at most `clip_norm`."""
         if self.clip_norm is None:
             return gradients
         norm = ops.sqrt(sum(ops.sum(ops.square(g)) for g in gradients))
-        factor = ops.minimum(self.clip_norm / (norm + 1e-6), 1.0)
+        factor = ops.minimum(self.clip_norm / (norm + 1e-6), 1.0)  # PyTorch's epsilon
         return [g * ops.cast(factor, g.dtype) for g in gradients]
 
     def before_updates(self, gradients):
-        return _one_after_another(gradients)
+        return _in_sequence(gradients)
 
     def get_config(self):
         config = super().get_config()
@@ -67,9 +67,12 @@ class _PyTorchOptimizer(GradientHooks):
         }
 
 
-def _after(gradient):
-    """Inside, TensorFlow's graphs wait for a gradient: they would compute what weights alone give at the start of a step,
-    for all of them, and keep it to the end."""
+def _computed_after(gradient):
+    """A context: on TensorFlow, the operations created inside run only after `gradient` is computed.
+
+    Without it, TensorFlow computes the parts of all updates that need no gradient at the start of a step, and holds them in
+    memory until its end.
+    """
     if keras.backend.backend() != "tensorflow":
         return contextlib.nullcontext()
     import tensorflow as tf
@@ -77,31 +80,34 @@ def _after(gradient):
     return tf.control_dependencies([gradient])
 
 
-def _one_after_another(grads):
-    """The same gradients, each not before that of the variable before it.
+def _in_sequence(gradients):
+    """Equal gradients, each available only after the one before it.
 
-    Backpropagation has then gone past the variable's layer, which holds its value no longer: an update in place needs no
-    copy of it.
+    When a variable's gradient becomes available, backpropagation has passed the variable's layer, which then no longer
+    holds the variable's value. An update in place therefore needs no copy of the value.
     """
     import tensorflow as tf
 
-    waiting = list(grads[:1])
-    for before, gradient in itertools.pairwise(grads):
-        with _after(before):
-            waiting.append(tf.identity(gradient))
-    return waiting
+    sequence = list(gradients[:1])
+    for before, gradient in itertools.pairwise(gradients):
+        with _computed_after(before):
+            sequence.append(tf.identity(gradient))
+    return sequence
 
 
 @serializable
 class SGD(_PyTorchOptimizer):
-    """Stochastic gradient descent with momentum: g += decay * w; v = momentum * v + g; w -= rate * v.
+    """Stochastic gradient descent with momentum, as `torch.optim.SGD`: g += decay * w; v = momentum * v + g; w -= rate * v.
 
     Args:
         learning_rate: a number or schedule.
-        momentum: of the velocity.
-        weight_decay: for every parameter, norms and biases too.
+        momentum: factor of the velocity v; default 0.9.
+        weight_decay: for all parameters, also norms and biases; default 0.
         multipliers: {beginning of a variable's path: factor of its learning rate}, such as `{"backbone-": 0.1}`.
-        clip_norm: largest norm of all gradients together, or None.
+        clip_norm: largest norm of all gradients together, or None (the default).
+
+    Raises:
+        ValueError: when it is built, if no variable's path begins with a key of `multipliers`.
     """
 
     def __init__(
@@ -120,9 +126,9 @@ class SGD(_PyTorchOptimizer):
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
-            # The same in place: a new velocity would take memory of its own until the old one is free.
-            into = dict(var=variable.handle, accum=velocity.value.handle)
-            tf.raw_ops.ResourceApplyMomentum(**into, grad=gradient, lr=rate, momentum=self.momentum)
+            # The same update in place: it needs no memory for a new velocity beside the old one.
+            handles = dict(var=variable.handle, accum=velocity.value.handle)
+            tf.raw_ops.ResourceApplyMomentum(**handles, grad=gradient, lr=rate, momentum=self.momentum)
         else:
             self.assign(velocity, self.momentum * velocity + gradient)
             self.assign_sub(variable, rate * velocity)
@@ -133,15 +139,19 @@ class SGD(_PyTorchOptimizer):
 
 @serializable
 class AdamW(_PyTorchOptimizer):
-    """Adam with decoupled decay (Loshchilov & Hutter 2019), epsilon where PyTorch has it: outside the bias correction.
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), as `torch.optim.AdamW`.
 
     Args:
         learning_rate: a number or schedule.
-        betas: of the first and the second moment.
-        weight_decay: for every parameter.
-        epsilon: added to the corrected root of the second moment.
+        betas: decay of the first and the second moment; default (0.9, 0.999).
+        weight_decay: for all parameters; default 0.01.
+        epsilon: added to the root of the second moment after its bias correction, as in PyTorch; default 1e-8.
         multipliers: {beginning of a variable's path: factor of its learning rate}, such as `{"backbone-": 0.1}`.
-        clip_norm: largest norm of all gradients together, or None.
+        clip_norm: largest norm of all gradients together, or None (the default).
+
+    Raises:
+        ValueError: if a beta is less than 0, or 1 or more; when it is built, if no variable's path begins with a key of
+            `multipliers`.
     """
 
     def __init__(
@@ -157,7 +167,7 @@ class AdamW(_PyTorchOptimizer):
     ):
         super().__init__(learning_rate, weight_decay, multipliers, clip_norm, name=name, **kwargs)
         if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas are 0 or more and less than 1, such as (0.9, 0.999). Received: {betas!r}.")
+            raise ValueError(f"betas must be at least 0 and less than 1, such as (0.9, 0.999). Received: {betas!r}.")
         self.betas, self.epsilon = tuple(betas), epsilon
 
     def build(self, variables):
@@ -171,28 +181,31 @@ class AdamW(_PyTorchOptimizer):
         step = ops.cast(self.iterations + 1, variable.dtype)
         self.assign(mean, mean * first + gradient * (1 - first))
         self.assign(square, square * second + ops.square(gradient) * (1 - second))
-        first_left, second_left = (-ops.expm1(step * log_of(beta)) for beta in self.betas)  # 1 - beta^step
-        root = ops.sqrt(square) / ops.sqrt(second_left) + self.epsilon
-        self.assign(variable, variable * (1 - rate * self.decay) - rate / first_left * mean / root)
+        # 1 - beta^step
+        first_correction, second_correction = (-ops.expm1(step * log_in_float64(beta)) for beta in self.betas)
+        root = ops.sqrt(square) / ops.sqrt(second_correction) + self.epsilon
+        self.assign(variable, variable * (1 - rate * self.decay) - rate / first_correction * mean / root)
 
     def get_config(self):
         return {**super().get_config(), "betas": self.betas, "epsilon": self.epsilon}
 
 
-def log_of(beta):
-    """Of float64: in float32, 1 - 0.999 is wrong by 3e-5 of it, and so are the first steps."""
-    return math.log(max(beta, sys.float_info.min))
+def log_in_float64(beta):
+    """log(beta). In float32, 1 - 0.999 has a relative error of 3e-5, and so would the first steps."""
+    return math.log(max(beta, sys.float_info.min))  # the logarithm of 0 does not exist
 
 
 @serializable
 class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
-    """Keras's loss scaling for float16, which skips a step if a gradient of any replica is not finite.
+    """Loss scaling for float16 that skips a step if a gradient of any replica is not finite.
 
-    Keras's own looks at one replica's gradients only, before they are summed: an overflow on another one ends up in the
-    weights.
+    Keras's LossScaleOptimizer checks the gradients of one replica only, before they are summed. An overflow on another
+    replica gets into the weights.
     """
 
     def check_finite(self, grads):
         finite = super().check_finite(grads)
-        total = over_replicas()
-        return finite if total is None else ops.equal(total(ops.cast(ops.logical_not(finite), "float32")), 0.0)
+        sum_over_replicas = over_replicas()
+        if sum_over_replicas is None:
+            return finite
+        return ops.equal(sum_over_replicas(ops.cast(ops.logical_not(finite), "float32")), 0.0)

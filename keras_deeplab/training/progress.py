@@ -1,6 +1,6 @@
-"""A run in, what people want to know of it out: how far it is, how good, and where it went wrong.
+"""The steps of a run in; a progress bar, scores of validation, and errors of a diverging loss out.
 
-Each class here is called after every step with the step, its loss, and the seconds it took (`Steps`).
+`Steps` calls each of the other classes after every step, with the number of the step, its loss, and the seconds that it took.
 """
 
 import math
@@ -23,65 +23,70 @@ from keras_deeplab.training import resume
 from keras_deeplab.training.keras_hooks import learning_rate_of_step, write_weights_back
 from keras_deeplab.training.losses import AUXILIARY_WEIGHT
 
-RECENT = 50  # steps that the shown loss and speed are means of
-LINES = 30.0  # seconds between two lines where the output is no terminal
-REDRAWN = 0.2  # seconds between two states of the bar where it is
-EXPLODED = 100  # times the loss of guessing all classes alike
+RECENT_STEPS = 50  # over which the shown loss and speed are averaged
+LINE_INTERVAL = 30.0  # seconds between two lines, if the output is not a terminal
+BAR_INTERVAL = 0.2  # seconds between two updates of the bar, if it is
+LOSS_LIMIT = 100  # times the loss of guessing all classes equally
 
 
 @dataclass
 class Run:
-    """What all that watch a run must know.
+    """The facts of a run that the listeners of `Steps` need.
 
     Attributes:
-        model: compiled.
-        to: `Path` of the folder that the run writes into.
-        pairs: the pictures and labels to train on, as of `keras_deeplab.data.pairs`.
-        batch: pictures of a step over all devices.
+        model: the compiled model.
+        folder: `Path` of the folder that the run writes to.
+        pairs: the pictures and labels to train on, as `keras_deeplab.data.pairs` returns them.
+        batch: pictures of a step, over all devices.
         seed: of the data.
-        done: steps made before.
+        steps_done: steps that the run had made when it was stopped, or 0.
         steps: steps of the whole run.
-        options: {name: value} of all that the weights depend on.
+        options: {name: value} of all options that the weights depend on.
     """
 
     model: keras.Model
-    to: Path
+    folder: Path
     pairs: object
     batch: int
     seed: int
-    done: int
+    steps_done: int
     steps: int
     options: dict
 
 
 class Steps(keras.callbacks.Callback):
-    """Calls `listener(step, loss, seconds)` after every step: its number from 1 in the whole run, its own loss, its time.
+    """Calls `listener(step, loss, seconds)` after every step.
+
+    The step is counted from 1 over the whole run, the loss is that of this step alone, and the seconds are its duration.
 
     Args:
-        done: steps of the run before this `fit`.
-        listeners: called in this order; their time is not the next step's.
+        steps_done: steps of the run before this `fit`.
+        listeners: called in this order. The seconds of the next step do not include their time.
     """
 
-    def __init__(self, done, listeners):
+    def __init__(self, steps_done, listeners):
         super().__init__()
-        self.done, self.listeners, self.total = done, listeners, 0.0
+        self.steps_done, self.listeners, self.total = steps_done, listeners, 0.0
 
     def on_train_begin(self, logs=None):
         self.since = time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):
-        total = float(logs["loss"]) * (batch + 1)  # Keras tells the mean since `fit` began
+        total = float(logs["loss"]) * (batch + 1)  # logs["loss"] is the mean of the steps since `fit` began
         loss, self.total = total - self.total, total
         seconds = time.monotonic() - self.since
-        with alone():
+        with without_distribution():
             for listener in self.listeners:
-                listener(self.done + batch + 1, loss, seconds)
+                listener(self.steps_done + batch + 1, loss, seconds)
         self.since = time.monotonic()
 
 
 @contextmanager
-def alone():
-    """Variables made inside are this process's own: of several processes, one validates and saves."""
+def without_distribution():
+    """A context in which new variables belong to this process only, and not to the `keras.distribution` of all processes.
+
+    Only one of several processes validates and saves. It must not wait for the others, which do not take part.
+    """
     before = keras.distribution.distribution()
     keras.distribution.set_distribution(None)
     try:
@@ -90,66 +95,78 @@ def alone():
         keras.distribution.set_distribution(before)
 
 
-class Watch:
-    """Stops a run whose loss is not finite or explodes: above 100 times that of guessing all classes alike.
+class LossWatch:
+    """Stops a run with an error if its loss is not finite, or is more than 100 times that of guessing all classes equally.
 
     Args:
         run: the `Run`.
-        class_weight: as the loss has it, or None.
+        class_weight: the class weights of the loss, or None (the default).
     """
 
     def __init__(self, run, class_weight=None):
         self.run = run
         guessing = math.log(max(2, run.model.num_classes)) * max(class_weight or [1.0])
-        self.limit = EXPLODED * guessing * (1 + AUXILIARY_WEIGHT)
+        self.limit = LOSS_LIMIT * guessing * (1 + AUXILIARY_WEIGHT)
 
     def __call__(self, step, loss, seconds):
         if not math.isfinite(loss):
-            self.complain(step, f"The loss is {loss}")
+            self._stop(step, f"The loss must be finite. Received: {loss}")
         if loss > self.limit:
-            self.complain(step, f"The loss explodes: it is {loss:.4g}")
+            rule = f"The loss must be at most {self.limit:.4g}, {LOSS_LIMIT} times that of guessing all classes equally"
+            self._stop(step, f"{rule}. Received: {loss:.4g}")
 
-    def weights(self, step):
-        """Raises if weights are not finite: the loss shows it only one step later, and a checkpoint of them is lost."""
+    def check_weights(self, step):
+        """Raises `ValueError` if a weight is not finite.
+
+        The loss shows this only one step later. By then a checkpoint with these weights could have replaced a good one.
+        """
         if not all(np.isfinite(keras.ops.convert_to_numpy(v)).all() for v in self.run.model.weights):
-            self.complain(step, "Weights are not finite")
+            self._stop(step, "All weights must be finite. Received: infinite values or NaN")
 
-    def complain(self, step, what):
-        run, last = self.run, self.run.to / "last.keras"
+    def _stop(self, step, rule_and_value):
+        run, last = self.run, self.run.folder / "last.keras"
         numbers = pipeline.files_of_step(len(run.pairs), run.batch, run.seed, step - 1)
-        files = [str(run.pairs.images[i]) for i in numbers]
-        kept = f"{last} has step {resume.read(last)['step']}, before it" if last.exists() else "Nothing was saved yet"
+        files = ", ".join(str(run.pairs.images[i]) for i in numbers)
+        if last.exists():
+            checkpoint = f"The last checkpoint, {last}, is of step {resume.read(last)['step']}"
+        else:
+            checkpoint = "No checkpoint was saved yet"
         raise ValueError(
-            f"{what} at step {step}, on {', '.join(files)}. {kept}. Look at these labels (keras-deeplab check); "
-            "try a lower --learning-rate, --precision float32 or mixed_bfloat16, and another --to."
+            f"{rule_and_value} at step {step}, on {files}. {checkpoint}. Look at the labels of these pictures "
+            "(`keras-deeplab check`), or try a lower --learning-rate, or --precision float32 or mixed_bfloat16, and give "
+            "the new run another folder --to."
         )
 
 
 class Progress:
-    """A bar with loss, learning rate, pictures per second, time to go of the whole run, and the device's peak memory.
+    """Shows a bar with loss, learning rate, pictures per second, the remaining time of the run, and the peak GPU memory.
 
-    Where the output is no terminal, a line every half minute.
+    If the output is not a terminal, it prints a line every half minute in place of the bar.
+
+    Args:
+        run: the `Run`.
     """
 
     def __init__(self, run):
-        self.run, self.recent = run, deque(maxlen=RECENT)
-        self.start = self.shown = None
+        self.run, self.recent = run, deque(maxlen=RECENT_STEPS)  # (loss, seconds) of each step
+        self.start = None  # (step, time) of the first step
+        self.last_shown = None  # time
 
     def __call__(self, step, loss, seconds):
         now = time.monotonic()
-        if self.start is None:  # the first step compiles: its time tells nothing of the others
+        if self.start is None:  # leave the first step out: its time includes building the graph
             self.start = step, now
         else:
             self.recent.append((loss, seconds))
-        pause = REDRAWN if sys.stdout.isatty() else LINES
-        if self.shown is None or now - self.shown >= pause or step == self.run.steps:
-            self.shown = now
+        interval = BAR_INTERVAL if sys.stdout.isatty() else LINE_INTERVAL
+        if self.last_shown is None or now - self.last_shown >= interval or step == self.run.steps:
+            self.last_shown = now
             self._draw(self._line(step, loss, now))
             if step == self.run.steps and sys.stdout.isatty():
                 print()
 
-    def say(self, text):
-        """Prints lines above the bar."""
+    def print_above(self, text):
+        """Prints lines of text above the bar."""
         self._draw("")
         print(("\r" if sys.stdout.isatty() else "") + text, flush=True)
 
@@ -159,14 +176,15 @@ class Progress:
             loss = sum(loss for loss, _ in self.recent) / len(self.recent)
         parts = [f"loss {loss:.4f}", f"rate {learning_rate_of_step(run.model.optimizer, step):.2e}"]
         if self.recent:
-            left = (now - self.start[1]) / (step - self.start[0]) * (run.steps - step)
+            # Not from the seconds of the steps: they do not include validation and saving.
+            remaining = (now - self.start[1]) / (step - self.start[0]) * (run.steps - step)
             parts.append(f"{run.batch * len(self.recent) / sum(s for _, s in self.recent):.1f} img/s")
-            parts.append(f"ETA {timedelta(seconds=round(left))}")
+            parts.append(f"ETA {timedelta(seconds=round(remaining))}")
         if memory := device_memory():
             parts.append(f"{memory / 2**30:.1f} GiB")
-        count, told = f"step {step}/{run.steps}", " ".join(parts)
-        room = shutil.get_terminal_size().columns - len(f"{count} [] {told} ")
-        return f"{count} [{bar(step / run.steps, max(4, min(20, room)))}] {told}"
+        count, facts = f"step {step}/{run.steps}", " ".join(parts)
+        free_columns = shutil.get_terminal_size().columns - len(f"{count} [] {facts} ")
+        return f"{count} [{bar(step / run.steps, max(4, min(20, free_columns)))}] {facts}"
 
     def _draw(self, line):
         if sys.stdout.isatty():
@@ -177,11 +195,12 @@ class Progress:
 
 
 def bar(share, width):
+    """A text bar of `width` characters, of which the `share` 0..1 is filled."""
     return ("=" * int(share * width)).ljust(width)
 
 
 def device_memory():
-    """The most bytes that the first accelerator has held, or None where the backend does not tell."""
+    """The peak memory of the first accelerator in bytes, or None if the backend cannot report it."""
     if keras.backend.backend() == "jax":
         import jax
 
@@ -192,23 +211,23 @@ def device_memory():
 
 
 class Validation:
-    """Scores the model every so often and at the end; the one of highest mIoU is best.keras.
+    """Scores the model regularly and at the end of the run, and saves the model of the highest mIoU as best.keras.
 
     Args:
         run: the `Run`.
-        score: called without arguments, as `keras_deeplab.evaluate` answers.
-        on: `resume.fingerprint` of what it scores on.
-        every: steps from one validation to the next.
-        say: prints text.
-        scored: called with the step and what `score` gave.
+        score: called without arguments; returns what `keras_deeplab.evaluate` returns.
+        data: `resume.fingerprint` of the pictures that `score` uses.
+        every: steps between two validations.
+        print_text: prints a text.
+        on_scores: called with the step and the scores, or None (the default).
 
     Raises:
-        ValueError: if there is a best.keras of another run, or chosen on other pictures.
+        ValueError: if there is a best.keras of another run, or one that was chosen on other pictures.
     """
 
-    def __init__(self, run, score, on, every, say, scored=None):
-        self.run, self.score, self.every, self.say, self.scored = run, score, every, say, scored
-        self.path, self.options, self.best = run.to / "best.keras", {**run.options, "validation on": on}, None
+    def __init__(self, run, score, data, every, print_text, on_scores=None):
+        self.run, self.score, self.every, self.print_text, self.on_scores = run, score, every, print_text, on_scores
+        self.path, self.options, self.best = run.folder / "best.keras", {**run.options, "validation on": data}, None
         if self.path.exists():
             resume.check(self.path, self.options)
             self.best = resume.read(self.path)
@@ -217,19 +236,19 @@ class Validation:
         if step % self.every and step != self.run.steps:
             return
         write_weights_back(self.run.model)
-        found = self.score()
-        if self.best is None or found["mIoU"] > self.best["mIoU"]:
-            self.best = {"step": step, "mIoU": found["mIoU"], "options": self.options}
+        scores = self.score()
+        if self.best is None or scores["mIoU"] > self.best["mIoU"]:
+            self.best = {"step": step, "mIoU": scores["mIoU"], "options": self.options}
             resume.write(resume.without_optimizer(self.run.model), self.path, self.best)
-        self.say(self._text(step, found))
-        if self.scored:
-            self.scored(step, found)
+        self.print_text(self._text(step, scores))
+        if self.on_scores:
+            self.on_scores(step, scores)
 
-    def _text(self, step, found):
+    def _text(self, step, scores):
         classes = [
-            f"{scores['class'].strip()} {'-' if scores['IoU'] is None else format(scores['IoU'], '.2f')}"
-            for scores in found["per_class"]
+            f"{of['class'].strip()} {'-' if of['IoU'] is None else format(of['IoU'], '.2f')}"
+            for of in scores["per_class"]
         ]
         best = f"best {self.best['mIoU']:.2f} at step {self.best['step']}"
         lines = textwrap.wrap("IoU: " + ", ".join(classes), 110, initial_indent="  ", subsequent_indent="  ")
-        return "\n".join([f"step {step}: mIoU {found['mIoU']:.2f} ({best}), aAcc {found['aAcc']:.2f}", *lines])
+        return "\n".join([f"step {step}: mIoU {scores['mIoU']:.2f} ({best}), aAcc {scores['aAcc']:.2f}", *lines])

@@ -1,8 +1,10 @@
-"""A run in, a file out from which the very same run goes on: weights, optimizer, random states, step and options.
+"""A run in, a checkpoint out from which the same run continues: weights, optimizer, random states, step and options.
 
-The file is a .keras file with a record in it, `training.json`. Files are replaced whole, so a process may be killed at any
-moment. What a checkpoint is loaded into is compiled anew: Keras would forget which layers are frozen, and then drop the
-optimizer's state.
+A checkpoint is a .keras file that also contains `training.json`, the record of its training. A file is written under another
+name and then renamed, so the process may be killed at any moment.
+
+A model from a checkpoint is compiled by the recipe and not by Keras: Keras does not store which layers are frozen, and would
+therefore not load the optimizer's state.
 """
 
 import hashlib
@@ -15,19 +17,19 @@ import zipfile
 import keras
 
 from keras_deeplab.training.keras_hooks import write_weights_back
-from keras_deeplab.zoo import models  # noqa: F401 (Keras finds the classes of a file only where they are imported)
+from keras_deeplab.zoo import models  # noqa: F401 (Keras finds the classes of a file only if they are imported)
 from keras_deeplab.zoo.presets import copy_weights
 
 RECORD = "training.json"
 
 
 def write(model, path, record=None):
-    """Saves a model, whole or not at all.
+    """Saves a model. If the process is killed meanwhile, the old file stays as it was.
 
     Args:
-        model: its optimizer, if it is compiled, is saved too.
-        path: of the .keras file.
-        record: of its training, if the file is a checkpoint: what `read` gives back, as JSON has it.
+        model: a Keras model. If it is compiled, its optimizer is saved too.
+        path: `Path` of the .keras file.
+        record: for a checkpoint, the record of its training, which must be convertible to JSON. None (the default): none.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.stem}.part.keras")
@@ -40,40 +42,49 @@ def write(model, path, record=None):
 
 
 def read(path):
-    """The record of a checkpoint.
+    """The record of a checkpoint, a dict.
 
     Raises:
-        ValueError: if the file is none.
+        ValueError: if the file is not a checkpoint.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             return json.loads(archive.read(RECORD))
     except (zipfile.BadZipFile, KeyError) as error:
         raise ValueError(
-            f"{path} is not a checkpoint of a training. Move it away, or train --to another folder."
+            f"{path} must be a checkpoint that `keras-deeplab train` wrote. Received: a file without the record {RECORD}. "
+            "Move it away, or train --to another folder."
         ) from error
 
 
 def check(path, options):
-    """Raises `ValueError` if a checkpoint was made with other options, on which the weights depend."""
-    made = read(path)["options"]
-    options = json.loads(json.dumps(options))  # tuples are lists there
-    other = [name for name in {**made, **options} if made.get(name) != options.get(name)]
-    if other:
-        then, now = (", ".join(_said(name, values.get(name)) for name in other) for values in (made, options))
+    """Raises `ValueError` if a checkpoint was made with other options than these, {name: value}."""
+    saved_options = read(path)["options"]
+    options = json.loads(json.dumps(options))  # as in the file: JSON turns tuples into lists
+    different = [name for name in {**saved_options, **options} if saved_options.get(name) != options.get(name)]
+    if different:
+        saved, received = (
+            ", ".join(_option_text(name, values.get(name)) for name in different) for values in (saved_options, options)
+        )
         raise ValueError(
-            f"{path} was made with {then}. Received: {now}. Go on with the same, or train --to another folder."
+            f"A run must be continued with its own options. {path} was made with {saved}. Received: {received}. "
+            "Use the same options, or train --to another folder."
         )
 
 
-def _said(name, value):
+def _option_text(name, value):
+    """An option as an error message shows it: "--crop 33 49", or "no --batch"."""
     if value is None or value == []:
         return f"no {name}"
     return f"{name} {' '.join(map(str, value)) if isinstance(value, list) else value}"
 
 
 def steps_made(path, options):
-    """The steps that a checkpoint of these options has behind it; 0 where there is no file."""
+    """The number of steps that a checkpoint was written after, or 0 if there is no file.
+
+    Raises:
+        ValueError: if the file is not a checkpoint, or was made with other options.
+    """
     if not path.exists():
         return 0
     check(path, options)
@@ -81,17 +92,20 @@ def steps_made(path, options):
 
 
 def load(path):
-    """The model of a checkpoint, uncompiled."""
+    """The model of a checkpoint, not compiled."""
     return keras.saving.load_model(path, compile=False)
 
 
 def restore(model, path):
-    """Fills a model, its optimizer, which is built, and its random states from a checkpoint."""
+    """Loads the weights, the optimizer's state and the random states of a checkpoint into a compiled model.
+
+    The optimizer must be built.
+    """
     model.load_weights(path)
 
 
 def without_optimizer(model):
-    """The same model, uncompiled: half the size in a file."""
+    """A copy of the model that is not compiled. Its file is half as large."""
     write_weights_back(model)
     copy = type(model).from_config(model.get_config())
     copy_weights(model, copy, ())
@@ -99,60 +113,61 @@ def without_optimizer(model):
 
 
 def fingerprint(pairs):
-    """What tells one set of pictures from another: how many there are, and a digest of their names."""
+    """A text that identifies a set of pictures: their number, and their data set and split or a digest of their names."""
     if hasattr(pairs, "dataset"):
         return f"{len(pairs)} pictures of {pairs.dataset} {pairs.split}"
     return f"{len(pairs)} pictures, names {hashlib.sha256(chr(10).join(pairs.stems).encode()).hexdigest()[:8]}"
 
 
 class Stop:
-    """Inside, Ctrl-C and SIGTERM let a step finish and be saved; a second one does not wait.
+    """A context in which Ctrl-C or SIGTERM is noted, so that the step can be finished and saved. A second one stops at once.
 
     Attributes:
-        asked: whether the run is to stop.
+        requested: whether the run is to stop.
     """
 
-    asked = False
+    requested = False
 
     def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        else:
-            self._before = {}
+        self._previous_handlers = {}
+        if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous_handlers[number] = signal.signal(number, self._request)
         return self
 
     def __exit__(self, *_):
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
-    def _ask(self, *_):
-        if self.asked:
+    def _request(self, *_):
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True
-        os.write(2, b"\nStops after this step. Once more: stops at once, with the last checkpoint.\n")
+        self.requested = True
+        # Not by `print`, which fails if the signal interrupts another `print`.
+        os.write(2, b"\nStopping after this step. Press Ctrl-C again to stop at once without saving this step.\n")
 
 
 class Checkpoint:
-    """Writes last.keras every so often, at the end, and when the run is to stop, which it then does.
+    """Writes last.keras regularly, at the end of the run, and when a stop is requested. A stop then ends the run.
 
     Args:
         run: the `Run`.
-        every: steps from one to the next.
+        every: steps between two checkpoints.
         stop: a `Stop`.
-        sound: called with the step before its weights are written; raises if they are not fit to go on from.
+        check_weights: called with the step before a checkpoint is written; raises if the weights must not be saved.
     """
 
-    def __init__(self, run, every, stop, sound):
-        self.run, self.every, self.stop, self.sound = run, every, stop, sound
+    def __init__(self, run, every, stop, check_weights):
+        self.run, self.every, self.stop, self.check_weights = run, every, stop, check_weights
 
     def __call__(self, step, loss, seconds):
-        last = self.run.to / "last.keras"
-        if step % self.every == 0 or step == self.run.steps or self.stop.asked:
+        last = self.run.folder / "last.keras"
+        if step % self.every == 0 or step == self.run.steps or self.stop.requested:
             write_weights_back(self.run.model)
-            self.sound(step)
+            self.check_weights(step)
             write(self.run.model, last, {"step": step, "options": self.run.options})
-        if self.stop.asked and step < self.run.steps:
+        if self.stop.requested and step < self.run.steps:
             print(
-                f"\nStopped after step {step} of {self.run.steps}, saved in {last}: the same command goes on from it."
+                f"\nStopped after step {step} of {self.run.steps} and saved {last}. The same command continues from it."
             )
             raise KeyboardInterrupt

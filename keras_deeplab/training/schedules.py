@@ -10,13 +10,13 @@ from keras_deeplab.keras_tools import serializable
 class PolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
     """(initial - end) * (1 - step / (steps - 1)) ** power + end, with steps counted from 0.
 
-    The last step of the run is the first with the rate `end`, as mmengine has it; Keras's own gets there one step later.
+    The last step of the run already has the rate `end`, as in mmengine. Keras's PolynomialDecay reaches it one step later.
 
     Args:
         initial: learning rate of the first step.
         steps: number of steps of the run.
-        end: the floor.
-        power: 1 decays linearly.
+        end: learning rate of the last step; default 1e-4.
+        power: exponent of the decay; default 0.9. With 1 the decay is linear.
     """
 
     def __init__(self, initial, steps, end=1e-4, power=0.9):
@@ -24,8 +24,8 @@ class PolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step):
         dtype = keras.config.floatx()
-        done = ops.minimum(ops.cast(step, dtype) / max(self.steps - 1, 1), 1.0)
-        return (self.initial - self.end) * ops.power(1.0 - done, self.power) + self.end
+        progress = ops.minimum(ops.cast(step, dtype) / max(self.steps - 1, 1), 1.0)
+        return (self.initial - self.end) * ops.power(1.0 - progress, self.power) + self.end
 
     def get_config(self):
         return {"initial": self.initial, "steps": self.steps, "end": self.end, "power": self.power}

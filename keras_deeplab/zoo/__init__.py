@@ -1,1 +1,1 @@
-"""A name in, a model with its released weights out."""
+"""The name of a released model in, the model with its weights out."""

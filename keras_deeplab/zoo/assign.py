@@ -1,4 +1,4 @@
-"""Released tensors in, a model's variables filled: every tensor used, every variable set."""
+"""Released tensors in, a model with these weights out. Every tensor must be used and every variable set."""
 
 import re
 
@@ -7,76 +7,80 @@ import numpy as np
 
 from keras_deeplab.networks.layers import AtrousDepthwiseConv2D
 
-# The last part of a tensor's name -> the variable of the layer that the part before names.
+# A tensor's name is LAYER.PARAMETER. {PyTorch's name of a parameter: Keras's}, for both kinds of layers.
 NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 CONVOLUTION = {"weight": "kernel", "bias": "bias"}
-SHOWN = 8  # names in an error message
+MAX_NAMES = 8  # how many names an error message lists
 
 
 def assign(model, tensors, *, fresh=(), source="The file"):
     """Sets every variable of `model` from PyTorch tensors.
 
-    A tensor's name is the layer's, with dots for dashes, and the variable's: `backbone.layer1.0.conv1.weight` is the
-    kernel of `backbone-layer1-0-conv1`. Convolution kernels are transposed from (out, in, height, width).
+    A tensor's name is the layer's name, with dots in place of dashes, and the parameter's: `backbone.layer1.0.conv1.weight`
+    is the kernel of `backbone-layer1-0-conv1`. Convolution kernels are transposed from (out, in, height, width).
 
     Args:
-        model: a `DeepLabV3` or `DeepLabV3Plus`, norms not folded.
-        tensors: {tensor name: array}. Those under `auxiliary_head.` may be left if the model has no such head, and
-            `num_batches_tracked` always is.
-        fresh: names of layers that keep what they have; tensors for them are left.
-        source: what the tensors come from, for error messages.
+        model: a `DeepLabV3` or `DeepLabV3Plus` with norms.
+        tensors: {tensor name: array}. Those under `auxiliary_head.` are ignored if the model has no auxiliary head;
+            `num_batches_tracked` is always ignored.
+        fresh: names of layers that keep the weights they have; the tensors for them are ignored.
+        source: where the tensors come from, for error messages.
 
     Returns:
-        names of the tensors that were left.
+        names of the ignored tensors.
 
     Raises:
-        ValueError: naming every tensor that has no place, every variable without a tensor and every other shape.
+        ValueError: if tensors and variables do not match. The message names the tensors without a layer, the variables
+            without a tensor, and the tensors of a wrong shape. The model is not changed.
     """
     layers = {layer.name: layer for layer in model.layers if layer.weights and layer.name not in fresh}
     has_auxiliary = any(name.startswith("auxiliary_head") for name in layers)
     unfilled = {(name, variable.name) for name, layer in layers.items() for variable in layer.weights}
-    left, unused, wrong, pairs = [], [], [], []
+    ignored, without_layer, wrong_shapes, assignments = [], [], [], []
     for name, array in tensors.items():
-        module, _, leaf = name.rpartition(".")
+        module, _, parameter = name.rpartition(".")
         layer_name = module.replace(".", "-")
         if (
-            leaf == "num_batches_tracked"
+            parameter == "num_batches_tracked"
             or layer_name in fresh
             or (layer_name.startswith("auxiliary_head-") and not has_auxiliary)
         ):
-            left.append(name)
+            ignored.append(name)
             continue
         layer = layers.get(layer_name)
-        names = NORM if isinstance(layer, keras.layers.BatchNormalization) else CONVOLUTION
-        if layer is None or (layer_name, names.get(leaf)) not in unfilled:
-            unused.append(name)
+        variable_names = NORM if isinstance(layer, keras.layers.BatchNormalization) else CONVOLUTION
+        if layer is None or (layer_name, variable_names.get(parameter)) not in unfilled:
+            without_layer.append(name)
             continue
-        variable = getattr(layer, names[leaf])
+        variable = getattr(layer, variable_names[parameter])
         axes = axes_to_keras(array, layer)
         if tuple(array.shape[axis] for axis in axes) != tuple(variable.shape):
-            wrong.append(f"{name} {tuple(array.shape)}, not {to_torch_shape(variable, layer)}")
-        pairs.append((variable, array, axes))
-        unfilled.discard((layer_name, names[leaf]))
+            wrong_shapes.append(f"{name} {tuple(array.shape)}, not {to_torch_shape(variable, layer)}")
+        assignments.append((variable, array, axes))
+        unfilled.discard((layer_name, variable_names[parameter]))
     problems = [
-        f"{len(found)} {what}: {', '.join(found[:SHOWN])}{', ...' if len(found) > SHOWN else ''}"
-        for what, found in [
-            ("tensors that the network has no place for", unused),
+        f"{len(names)} {problem}: {', '.join(names[:MAX_NAMES])}{', ...' if len(names) > MAX_NAMES else ''}"
+        for problem, names in [
+            ("tensors without a layer in the network", without_layer),
             ("variables without a tensor", sorted(f"{layer}/{variable}" for layer, variable in unfilled)),
-            ("tensors of another shape", wrong),
+            ("tensors of a wrong shape", wrong_shapes),
         ]
-        if found
+        if names
     ]
     if problems:
-        raise ValueError(f"{source} does not fit {type(model).__name__}. " + "; ".join(problems) + ".")
-    # TensorFlow's copies by all cores; JAX would compile one for each shape.
+        raise ValueError(
+            f"The tensors of {source} must be those of {type(model).__name__}. Received: {'; '.join(problems)}. "
+            "Use the file of this network, or the class and the backbone of this file."
+        )
+    # TensorFlow transposes on all cores. JAX would compile a function for each shape.
     transpose = keras.ops.transpose if keras.backend.backend() == "tensorflow" else np.transpose
-    for variable, array, axes in pairs:
+    for variable, array, axes in assignments:
         variable.assign(transpose(array, axes) if len(axes) > 1 else array)
-    return left
+    return ignored
 
 
 def axes_to_keras(array, layer):
-    """PyTorch's axes in Keras's order: kernels become (height, width, in, out), depthwise (height, width, channels, 1)."""
+    """PyTorch's axes in Keras's order: kernels (height, width, in, out), depthwise ones (height, width, channels, 1)."""
     if array.ndim != 4:
         return tuple(range(array.ndim))
     return (2, 3, 0, 1) if isinstance(layer, AtrousDepthwiseConv2D) else (2, 3, 1, 0)
@@ -86,29 +90,31 @@ def to_torch(model):
     """The reverse of `assign`: a model's variables as {PyTorch name: array in PyTorch's layout}."""
     tensors = {}
     for layer in model.layers:
-        names = NORM if isinstance(layer, keras.layers.BatchNormalization) else CONVOLUTION
-        leaves = {variable: leaf for leaf, variable in names.items()}
+        variable_names = NORM if isinstance(layer, keras.layers.BatchNormalization) else CONVOLUTION
+        parameters = {variable_name: parameter for parameter, variable_name in variable_names.items()}
         for variable in layer.weights:
             array = keras.ops.convert_to_numpy(variable)
             if array.ndim == 4:
                 array = array.transpose((2, 3, 0, 1) if isinstance(layer, AtrousDepthwiseConv2D) else (3, 2, 0, 1))
-            tensors[f"{layer.name.replace('-', '.')}.{leaves[variable.name]}"] = np.ascontiguousarray(array)
+            tensors[f"{layer.name.replace('-', '.')}.{parameters[variable.name]}"] = np.ascontiguousarray(array)
     return tensors
 
 
 def to_torch_shape(variable, layer):
+    """The shape that PyTorch's tensor for a variable has."""
     axes = axes_to_keras(variable, layer)
     return tuple(variable.shape[axes.index(axis)] for axis in range(len(axes)))
 
 
 def architecture(tensors):
-    """What the shapes say of a DeepLab's architecture, as keyword arguments of its class.
+    """The architecture of a DeepLab, derived from the names and shapes of its tensors.
 
     Args:
         tensors: {tensor name: array}.
 
     Returns:
-        (class name, dict of num_classes, backbone and the widths), or None if these are no DeepLab's tensors.
+        (class name, dict of keyword arguments: num_classes, backbone and the widths), or None if the tensors are not those of
+        a DeepLab.
     """
 
     def width(name):
@@ -120,7 +126,7 @@ def architecture(tensors):
             for stage in (1, 2, 3, 4)
         ]
         v1c = "backbone.stem.0.weight" in tensors
-        found = dict(
+        options = dict(
             num_classes=width("decode_head.conv_seg.weight"),
             backbone=RESNETS[tuple(blocks), "backbone.layer1.0.conv3.weight" in tensors] + ("" if v1c else "b"),
             base_channels=width("backbone.layer1.0.conv1.weight"),
@@ -130,12 +136,12 @@ def architecture(tensors):
     except KeyError:
         return None
     if "auxiliary_head.convs.0.conv.weight" in tensors:
-        found["auxiliary_channels"] = width("auxiliary_head.convs.0.conv.weight")
+        options["auxiliary_channels"] = width("auxiliary_head.convs.0.conv.weight")
     if "decode_head.c1_bottleneck.conv.weight" not in tensors:
-        return "DeepLabV3", found
-    found["low_level_channels"] = width("decode_head.c1_bottleneck.conv.weight")
-    return "DeepLabV3Plus", found
+        return "DeepLabV3", options
+    options["low_level_channels"] = width("decode_head.c1_bottleneck.conv.weight")
+    return "DeepLabV3Plus", options
 
 
-# Blocks in each stage, whether they are bottlenecks -> the backbone, less the "b" of a 7x7 stem.
+# {(blocks in each stage, whether they are bottlenecks): backbone, without the "b" of a 7x7 stem}
 RESNETS = {((2, 2, 2, 2), False): "r18", ((3, 4, 6, 3), True): "r50", ((3, 4, 23, 3), True): "r101"}

@@ -1,4 +1,4 @@
-"""The public classes: the networks, with the released rows as their presets."""
+"""The name of a released model in, the model out: the public classes, whose presets are the released models."""
 
 import os
 from typing import Self
@@ -6,7 +6,7 @@ from typing import Self
 from keras_deeplab.catalog import rows
 from keras_deeplab.keras_tools import serializable
 from keras_deeplab.networks import deeplab
-from keras_deeplab.zoo.presets import described, load_preset
+from keras_deeplab.zoo.presets import describe, load_preset
 
 
 class Presets:
@@ -31,27 +31,30 @@ class Presets:
         """A released model by name.
 
         Args:
-            preset: a row's name (`DeepLabV3Plus.presets` lists them) or a short one, BACKBONE_DATASET, for the row with
-                the highest published mIoU of that backbone and data set, such as `"r101_cityscapes"`.
-            weights: a file to take in place of the released one: a `.pth` of the released or of your own mmsegmentation
-                run (widths and class count follow its shapes, class names its metadata), or a `.keras`.
-            num_classes: your own class count; all but the classifiers is kept then, and a warning says so.
+            preset: the name of a released model (`DeepLabV3Plus.presets` lists them), or a short name, BACKBONE_DATASET,
+                such as `"r101_cityscapes"`: the model with the highest published mIoU of that backbone and data set.
+            weights: a file to load in place of the released one. Either a `.pth` file, released or of your own
+                mmsegmentation run (the widths and the number of classes follow its shapes, the class names its metadata),
+                or a `.keras` file. Default None.
+            num_classes: the number of your own classes. If it differs from that of the file, the classifiers start from
+                random weights, all other weights are loaded, and a warning says so. Default None, the number of the file.
             auxiliary_head: whether to build the head that supervises stage 3 in training; the model's output is then
-                `{"logits", "auxiliary"}`.
-            dropout: share of channels that training drops before each classifier.
-            output_stride: 8, 16 or 32, if not the row's own; a coarser one is faster and divides the atrous rates.
-            dtype: dtype policy, such as `"mixed_bfloat16"`.
-            sha256: SHA-256 in hex that the file must have.
-            load_weights: False builds the network with random weights and needs no file.
+                `{"logits", "auxiliary"}`. Default False.
+            dropout: share of the channels that training sets to zero before each classifier. Default 0.1.
+            output_stride: 8, 16 or 32. A larger one than the model's own is faster; the atrous rates are divided
+                accordingly. Default None, the model's own.
+            dtype: dtype policy, such as `"mixed_bfloat16"`. Default None: Keras's global policy, or that of a `.keras` file.
+            sha256: SHA-256 in hex that the file must have. Default None, no check.
+            load_weights: False builds the network with random weights and needs no file. Default True.
 
         Returns:
             A model of this class: RGB 0..255 (N, H, W, 3) in, float32 logits (N, H, W, classes) out.
 
         Raises:
-            ValueError: for a name that is no row of this class, a file that is no checkpoint of this network, or a
-                wrong SHA-256.
-            FileNotFoundError: if the file is neither in the cache (`KERAS_DEEPLAB_CACHE`, by default
-                `~/.keras/keras_deeplab`) nor can be downloaded; the message says where to put which file.
+            ValueError: if no released model of this class has the name, the file is not a checkpoint of this network, or its
+                SHA-256 is wrong.
+            FileNotFoundError: if the file is not in the cache (`KERAS_DEEPLAB_CACHE`, by default `~/.keras/keras_deeplab`)
+                and cannot be downloaded. The message says which file to put where.
         """
         return load_preset(
             cls,
@@ -70,30 +73,31 @@ class Presets:
 @serializable
 class DeepLabV3(Presets, deeplab.DeepLabV3):
     __doc__ = str(deeplab.DeepLabV3.__doc__)
-    presets = {row.name: described(row) for row in rows.select(class_name="DeepLabV3")}
+    presets = {row.name: describe(row) for row in rows.select(class_name="DeepLabV3")}
 
 
 @serializable
 class DeepLabV3Plus(Presets, deeplab.DeepLabV3Plus):
     __doc__ = str(deeplab.DeepLabV3Plus.__doc__)
-    presets = {row.name: described(row) for row in rows.select(class_name="DeepLabV3Plus")}
+    presets = {row.name: describe(row) for row in rows.select(class_name="DeepLabV3Plus")}
 
 
 CLASSES = {model.__name__: model for model in (DeepLabV3, DeepLabV3Plus)}
 
 
 def from_preset(preset: str, **options) -> DeepLabV3 | DeepLabV3Plus:
-    """A released model by name, of whichever class its row is.
+    """A released model by name, of either class.
 
     Args:
-        preset: a row's full name, or CLASS_BACKBONE_DATASET such as `"deeplabv3plus_r101_cityscapes"`.
+        preset: the full name of a released model, or CLASS_BACKBONE_DATASET such as `"deeplabv3plus_r101_cityscapes"`.
         options: as for `DeepLabV3Plus.from_preset`.
 
     Returns:
         A `DeepLabV3` or `DeepLabV3Plus`.
 
     Raises:
-        ValueError, FileNotFoundError: as `DeepLabV3Plus.from_preset`.
+        ValueError, FileNotFoundError: as for `DeepLabV3Plus.from_preset`.
+        TypeError: if `preset` is not a string.
     """
     row = rows.find(preset)
     return CLASSES[row.class_name].from_preset(row.name, **options)
@@ -105,22 +109,22 @@ def list_presets(
     """The released models.
 
     Args:
-        dataset: those trained on this data set, such as `"cityscapes"`; None for all.
-        backbone: those of this backbone, such as `"r50"`; None for all.
-        class_name: `"DeepLabV3"`, `"DeepLabV3Plus"` or None for both.
-        details: whether to give what is known of each in place of its name.
+        dataset: only models trained on this data set, such as `"cityscapes"`. Default None, all.
+        backbone: only models with this backbone, such as `"r50"`. Default None, all.
+        class_name: `"DeepLabV3"` or `"DeepLabV3Plus"`. Default None, both.
+        details: whether to return a dict of facts for each model in place of its name. Default False.
 
     Returns:
-        A list of names. With `details` of dicts: name, class_name, dataset, backbone, source, mIoU, mIoU_ms_flip (percent),
-        parameters, megabytes (of the file), licence, url, file and more.
+        A list of names. With `details` a list of dicts: name, class_name, dataset, backbone, source, mIoU, mIoU_ms_flip
+        (percent), parameters, megabytes (of the file), licence, url, file and more.
 
     Raises:
-        ValueError: for a data set, backbone or class that there is not.
+        ValueError: for a data set, backbone or class that no released model has.
 
     Example:
 
     >>> list_presets(dataset="mapillary")
     ['deeplabv3plus_r50-d8_4xb2-300k_mapillay_v1_65-1280x1280']
     """
-    found = rows.select(dataset=dataset, backbone=backbone, class_name=class_name)
-    return [described(row) if details else row.name for row in found]
+    selected = rows.select(dataset=dataset, backbone=backbone, class_name=class_name)
+    return [describe(row) if details else row.name for row in selected]

@@ -1,4 +1,4 @@
-"""A row's name in, a model with its weights out."""
+"""The name of a row, that is of a released model, in; the model with its weights out."""
 
 import json
 import os
@@ -19,8 +19,8 @@ from keras_deeplab.zoo.fetch import fetch, sha256_of
 from keras_deeplab.zoo.formats.torch_file import read_checkpoint
 
 
-def described(row):
-    """What is known of a row, as a dict. "licence" and "license" are the same."""
+def describe(row):
+    """The facts of a row as a dict. "licence" and "license" have the same value."""
     return {
         "name": row.name,
         "description": f"{row.class_name}, {row.backbone} backbone, output stride {row.output_stride}, trained on "
@@ -44,7 +44,7 @@ def described(row):
 def load_preset(
     cls, preset, *, weights, num_classes, auxiliary_head, dropout, output_stride, dtype, sha256, load_weights
 ):
-    """`DeepLabV3.from_preset` and `DeepLabV3Plus.from_preset`."""
+    """The implementation of `DeepLabV3.from_preset` and `DeepLabV3Plus.from_preset`, which describe the arguments."""
     row = rows.find(preset, cls.__name__)
     options = dict(auxiliary_head=auxiliary_head, dropout=dropout, dtype=dtype)
     config = {
@@ -57,20 +57,25 @@ def load_preset(
     if not load_weights:
         if weights is not None:
             raise ValueError(
-                f"load_weights=False takes no weights. Received: weights={weights!r}; leave one of the two out."
+                f"load_weights=False does not go together with weights. Received: weights={weights!r}. "
+                "Leave one of the two out."
             )
         return build(cls, config, num_classes, output_stride, options)
 
     path = Path(weights).expanduser() if weights is not None else fetch(row.url, check=read_checkpoint)
     if not path.is_file():
-        raise FileNotFoundError(f"weights is a .pth or .keras file. There is none at {str(path)!r}.")
+        raise FileNotFoundError(
+            f"weights must be the path of a .pth or .keras file. Received: {str(path)!r}, where there is no file."
+        )
     if sha256 is not None and (digest := sha256_of(path)) != sha256.lower():
-        raise ValueError(f"{path.name} has not the SHA-256 asked for. Expected: {sha256.lower()}. Received: {digest}.")
+        raise ValueError(
+            f"The SHA-256 of {path.name} must be {sha256.lower()}. Received: {digest}. Correct sha256=, or replace the file."
+        )
     if is_keras_file(path):
         return from_keras_file(cls, path, num_classes, output_stride, options)
 
     checkpoint = read_checkpoint(path)
-    config |= fit_to_file(cls, row, path.name, checkpoint, own=weights is not None)
+    config |= config_from_file(cls, row, path.name, checkpoint, own=weights is not None)
     with kernels_start_as_zeros():
         model = build(cls, config, num_classes, output_stride, options)
     fresh = fresh_classifiers(model, config["num_classes"], path.name)
@@ -79,18 +84,18 @@ def load_preset(
 
 
 def build(cls, config, num_classes, output_stride, options):
-    """The network of `config`, at another class count or output stride if those are not None."""
+    """The network of `config`, with another number of classes or another output stride where those are not None."""
     if num_classes is not None and num_classes != config["num_classes"]:
         config = {**config, "num_classes": num_classes, "classes": None, "palette": None, "row": None}
     if output_stride not in (None, *OUTPUT_STRIDES):
-        raise ValueError(f"output_stride is 8, 16 or 32. Received: {output_stride!r}.")
+        raise ValueError(f"output_stride must be 8, 16 or 32. Received: {output_stride!r}.")
     if output_stride is not None and output_stride != config["output_stride"]:
         config = {**config, **at_output_stride(config, output_stride)}
     return cls(**{**config, **options})
 
 
 def at_output_stride(config, output_stride):
-    """The same network at another density: a pixel of the last stage still looks as far on the picture."""
+    """What changes in `config` for another output stride: the rates are scaled to reach as far in the picture as before."""
 
     def scale(rate):
         return max(1, rate * config["output_stride"] // output_stride)
@@ -103,59 +108,82 @@ def at_output_stride(config, output_stride):
     }
 
 
-def fit_to_file(cls, row, name, checkpoint, own):
-    """What the file's shapes, and the metadata of a user's own run, say of the model."""
-    found = architecture(checkpoint.tensors)
-    if found is None:
+def config_from_file(cls, row, name, checkpoint, own):
+    """What a file tells of its model: the widths and the number of classes, and of a user's own run the class names.
+
+    Args:
+        cls: the class to build.
+        row: the row whose network the file should hold.
+        name: the name of the file, for error messages.
+        checkpoint: the `Checkpoint`.
+        own: whether the file is the user's, so that its metadata replaces the row's class names and colours.
+
+    Returns:
+        a dict of keyword arguments of `cls`.
+
+    Raises:
+        ValueError: if the file holds no DeepLab's weights, or those of another class or backbone.
+    """
+    class_and_config = architecture(checkpoint.tensors)
+    if class_and_config is None:
         raise ValueError(
-            f"{name} holds no DeepLabV3 or DeepLabV3+ weights as mmsegmentation names them "
-            f"(backbone.layer1.0..., decode_head.conv_seg...). It holds: {', '.join(list(checkpoint.tensors)[:5])}, ..."
+            f"{name} must hold weights of DeepLabV3 or DeepLabV3+ under mmsegmentation's names (backbone.layer1.0..., "
+            f"decode_head.conv_seg...). Received: {', '.join(list(checkpoint.tensors)[:5])}, ... "
+            "Give the file of a model that mmsegmentation trained."
         )
-    class_name, shapes = found
-    here, there = f"{cls.__name__} on {row.backbone}", f"{class_name} on {shapes['backbone']}"
-    if here != there:
-        raise ValueError(f"{name} is another network than {row.name}. Expected: {here}. Received: {there}.")
-    count = shapes["num_classes"]
+    class_name, config = class_and_config
+    expected, received = f"{cls.__name__} on {row.backbone}", f"{class_name} on {config['backbone']}"
+    if expected != received:
+        raise ValueError(
+            f"{name} must hold the network of {row.name}, {expected}. Received: {received}. "
+            "Name a preset of this class and backbone, or give another file."
+        )
+    count = config["num_classes"]
     meta = checkpoint.meta.get("dataset_meta")
-    meta = meta if isinstance(meta, dict) else checkpoint.meta
+    meta = meta if isinstance(meta, dict) else checkpoint.meta  # older versions of mmsegmentation have no dataset_meta
     names, colours = (meta.get(key) or meta.get(key.upper()) for key in ("classes", "palette"))
-    own_names = own and is_list_of(names, str, count)
-    if own_names or count != row.num_classes:
-        same = own_names and tuple(names) == row.classes
-        shapes["row"] = row.name if same else None
-        shapes["classes"] = tuple(names) if own_names else None
+    has_own_names = own and is_list_of(names, str, count)
+    if has_own_names or count != row.num_classes:
+        same_classes = has_own_names and tuple(names) == row.classes
+        config["row"] = row.name if same_classes else None
+        config["classes"] = tuple(names) if has_own_names else None
         rgb = own and isinstance(colours, (list, tuple)) and all(is_list_of(c, (int, np.integer), 3) for c in colours)
-        shapes["palette"] = colours if rgb and len(colours) == count else row.palette if same else None
-    return shapes
+        config["palette"] = colours if rgb and len(colours) == count else row.palette if same_classes else None
+    return config
 
 
 def is_list_of(value, kind, length):
+    """Whether a value from a file is a list or tuple of `length` items of the type `kind`."""
     return isinstance(value, (list, tuple)) and len(value) == length and all(isinstance(v, kind) for v in value)
 
 
 def fresh_classifiers(model, count, name):
-    """Layers that a file of another class count cannot fill; says so."""
+    """The names of the classifiers if a file of `count` classes cannot fill them, with a warning; otherwise ()."""
     if model.num_classes == count:
         return ()
     warnings.warn(
         f"{name} has {count} classes and the model {model.num_classes}: the classifiers start from random weights, "
-        "all other weights are the file's.",
+        "all other weights come from the file.",
         stacklevel=4,
     )
     return ("decode_head-conv_seg", "auxiliary_head-conv_seg")
 
 
 def is_keras_file(path):
+    """Whether a file is one that `model.save` wrote."""
     return zipfile.is_zipfile(path) and "config.json" in zipfile.ZipFile(path).namelist()
 
 
 def from_keras_file(cls, path, num_classes, output_stride, options):
-    """A model of this package saved with `model.save`, at another class count, head or stride if asked."""
+    """A model that `model.save` wrote, with another number of classes, head or stride if these are given."""
     with zipfile.ZipFile(path) as archive:
-        saved = json.loads(archive.read("config.json")).get("registered_name")
-    if saved != keras.saving.get_registered_name(cls):
-        raise ValueError(f"{path.name} is not a saved {cls.__name__}. Received: {saved}.")
-    options = {key: value for key, value in options.items() if value is not None}  # dtype=None: as it was saved
+        saved_class = json.loads(archive.read("config.json")).get("registered_name")
+    if saved_class != keras.saving.get_registered_name(cls):
+        raise ValueError(
+            f"{path.name} must hold a saved {cls.__name__}. Received: {saved_class}. "
+            "Use from_preset of the class in the file, or give another file."
+        )
+    options = {key: value for key, value in options.items() if value is not None}  # dtype=None keeps the saved policy
     with kernels_start_as_zeros():
         source = keras.saving.load_model(path, compile=False)
         config = {key: value for key, value in source.get_config().items() if key != "name"}
@@ -166,25 +194,35 @@ def from_keras_file(cls, path, num_classes, output_stride, options):
 
 
 def copy_weights(source, model, fresh):
-    layers = {layer.name: layer for layer in source.layers}
+    """Sets the weights of `model` from the layers of the same names in `source`, except in the layers named in `fresh`.
+
+    Raises:
+        ValueError: if `source` lacks a layer.
+    """
+    source_layers = {layer.name: layer for layer in source.layers}
     for layer in model.layers:
         if layer.weights and layer.name not in fresh:
-            if layer.name not in layers:
-                raise ValueError(f"The saved model has no layer {layer.name}; load it with auxiliary_head=False.")
-            layer.set_weights(layers[layer.name].get_weights())
+            if layer.name not in source_layers:
+                raise ValueError(
+                    f"The saved model must have all layers of the new one. Received: a model without {layer.name}. "
+                    "Load it with auxiliary_head=False."
+                )
+            layer.set_weights(source_layers[layer.name].get_weights())
 
 
 def load_backbone(model: keras.Model, weights: str | os.PathLike) -> None:
-    """Fills a model's backbone from ImageNet weights, to train it from there.
+    """Sets the weights of a model's backbone to ImageNet weights, from which training can start.
 
     Args:
-        model: a `DeepLabV3` or `DeepLabV3Plus`.
-        weights: `"resnet18_v1c"`, `"resnet50_v1c"`, `"resnet101_v1c"` for the three-convolution stem, `"resnet18"`, ... of
-            torchvision for stem "b", or the path of such a `.pth` file.
+        model: a `DeepLabV3` or `DeepLabV3Plus`. Its other layers do not change.
+        weights: `"resnet18_v1c"`, `"resnet50_v1c"` or `"resnet101_v1c"` for backbones with three convolutions as their stem;
+            torchvision's `"resnet18"`, `"resnet50"` or `"resnet101"` for "r18b", "r50b" or "r101b"; or the path of such a
+            `.pth` file.
 
     Raises:
-        ValueError: if the file does not fill the whole backbone, or holds other tensors than its classifier's.
-        FileNotFoundError: if the file is neither in the cache nor can be downloaded.
+        ValueError: if the file lacks weights of the backbone, or holds tensors that neither the backbone nor ImageNet's
+            classifier has.
+        FileNotFoundError: if the file is not in the cache and cannot be downloaded.
     """
     path = fetch(IMAGENET[weights], check=read_checkpoint) if weights in IMAGENET else Path(weights).expanduser()
     tensors = read_checkpoint(path).tensors

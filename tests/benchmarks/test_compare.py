@@ -1,4 +1,4 @@
-"""The benchmarks run: our side's jobs at their smallest, the command itself with stand-ins for both sides."""
+"""The benchmarks run: our side's jobs at their smallest, and the command itself with stand-ins for both workers."""
 
 import contextlib
 import json
@@ -26,36 +26,37 @@ def test_our_side_makes_and_passes(kind, tmp_path):
             "serving": file,
             "conversion": dict(checkpoint=str(tmp_path / "checkpoint.pth")),
         }[kind]
-        things = {}
+        functions = {}
         question = dict(make=kind, key="a", row=ROW, precision="float32", is_narrow=True, **options)
-        made = worker.answer(question, things, ours.MAKERS, ours.about)
-        assert np.all(np.isfinite(made["result"])) and np.ptp(made["result"]) > 0 or kind == "step"
-        assert worker.answer({"run": "a"}, things, ours.MAKERS, ours.about)["seconds"] > 0
+        made = worker.answer(question, functions, ours.MAKERS, ours.about)
+        assert np.all(np.isfinite(made["result"]))
+        assert kind == "step" or np.ptp(made["result"]) > 0  # a step gives one number, its loss
+        assert worker.answer({"run": "a"}, functions, ours.MAKERS, ours.about)["seconds"] > 0
 
 
-def test_arithmetic_is_that_of_the_taps_that_reach_the_map():
+def test_arithmetic_counts_only_the_taps_that_lie_on_the_map():
     import keras
 
     images = keras.Input((None, None, 3))
     model = keras.Model(images, keras.layers.Conv2D(5, 3, dilation_rate=8, padding="same")(images))
     x = np.arange(12)
-    reached = sum(np.sum((x + d >= 0) & (x + d < 12)) for d in (-8, 0, 8))  # along one axis
-    assert ours.flop(model, 2, 12, 12) == pytest.approx(2 * 2 * 3 * 5 * reached**2)
+    taps_on_map = sum(np.sum((x + d >= 0) & (x + d < 12)) for d in (-8, 0, 8))  # along one axis
+    assert ours.flop(model, 2, 12, 12) == pytest.approx(2 * 2 * 3 * 5 * taps_on_map**2)
 
 
 class StandIn:
-    """A side that passes in no time."""
+    """A worker whose passes take no time and return [[value]]."""
 
     def __init__(self, value):
         maker = lambda **options: (lambda: [value], {"flop": 1.0})  # noqa: E731
         self.makers = dict.fromkeys(ours.MAKERS, maker)
-        self.things = {}
+        self.functions = {}
 
     def ask(self, **question):
-        return worker.answer(json.loads(json.dumps(question)), self.things, self.makers, lambda: {"software": "1"})
+        return worker.answer(json.loads(json.dumps(question)), self.functions, self.makers, lambda: {"software": "1"})
 
     def close(self):
-        del self.makers  # no more answers
+        del self.makers  # a later question is an error
 
 
 def run(monkeypatch, arguments, theirs=1.0):
@@ -64,23 +65,23 @@ def run(monkeypatch, arguments, theirs=1.0):
         yield StandIn(1.0), StandIn(theirs) if options.original else None
 
     monkeypatch.setattr(compare, "sides", sides)
-    monkeypatch.setattr(compare, "REST", 0)
+    monkeypatch.setattr(compare, "PAUSE", 0)
     compare.main([*arguments, *SMALL])
 
 
 def test_every_line_runs_without_the_original(monkeypatch, capsys):
     run(monkeypatch, [])
-    said = capsys.readouterr().out
-    assert all(f"\n{name}\n" in said for name in compare.LINES) and "V3+ R-18 33x41, bfloat16" in said
+    printed = capsys.readouterr().out
+    assert all(f"\n{name}\n" in printed for name in compare.LINES) and "V3+ R-18 33x41, bfloat16" in printed
 
 
 def test_results_are_kept_and_the_page_is_filled(monkeypatch, tmp_path, capsys):
-    page, kept = tmp_path / "performance.md", tmp_path / "results.json"
+    page, results_file = tmp_path / "performance.md", tmp_path / "results.json"
     page.write_text(PAGE.read_text())
-    files = ["--original", "python", "--json", str(kept), "--markdown", str(page), "--plot", str(tmp_path)]
+    files = ["--original", "python", "--json", str(results_file), "--markdown", str(page), "--plot", str(tmp_path)]
     run(monkeypatch, ["network", *files])
     run(monkeypatch, ["growth", "network", *files], theirs=2.0)
-    results = json.loads(kept.read_text())
+    results = json.loads(results_file.read_text())
     assert sorted(results) == ["growth", "network"] and [len(lines) for lines in results.values()] == [2, 12]
     line = results["network"][0]
     assert len(line["ways"]) == 8 and len(line["original"]["seconds"]) == 2 and line["machine"]
@@ -89,7 +90,7 @@ def test_results_are_kept_and_the_page_is_filled(monkeypatch, tmp_path, capsys):
     assert all((tmp_path / name).read_text().startswith("<svg") for name in ("ratios.svg", "growth.svg"))
 
 
-def test_a_worker_answers_and_its_last_words_are_told(tmp_path):
+def test_a_worker_answers_and_an_error_has_its_last_line(tmp_path):
     script = tmp_path / "side.py"
     script.write_text(
         f"import sys; sys.path[:0] = [{str(Path(worker.__file__).parent)!r}]; import worker\n"

@@ -1,4 +1,4 @@
-"""Every fact of the 84 rows is the one read from mmsegmentation 1.2.2's configurations and model index."""
+"""Every fact of the 84 rows equals that in mmsegmentation 1.2.2's configurations and model index; names find their rows."""
 
 import json
 import math
@@ -23,7 +23,7 @@ V3 = "deeplabv3_r101-d8_512x1024_80k_cityscapes"
 
 
 def plain(value):
-    """Tuples as lists and a protocol as a dict, as JSON has them."""
+    """A value in the form it has in JSON: tuples as lists, a protocol as a dict."""
     if isinstance(value, Protocol):
         return value.to_dict()
     return list(value) if isinstance(value, tuple) else value
@@ -38,30 +38,26 @@ def test_the_table_has_the_84_rows_in_the_released_order():
     assert list(ROWS) == list(FACTS)
 
 
-def mismatches(found, expected):
-    """Lines that say where two dicts of dicts differ; none if they are equal."""
+def mismatches(facts, expected):
+    """A line for each difference between two dicts of dicts, {row: {fact: value}}."""
     return [
-        f"{name}: {fact} is {found[name][fact]!r}, not {expected[name][fact]!r}"
+        f"{name}: {fact} is {facts[name][fact]!r}, not {expected[name][fact]!r}"
         for name in expected
         for fact in expected[name]
-        if found[name][fact] != expected[name][fact]
+        if facts[name][fact] != expected[name][fact]
     ]
 
 
-IN_NETWORKS = {
-    "aspp_rates",
-    "aspp_channels",
-    "low_level_channels",
-    "auxiliary_channels",
-}  # they follow from the backbone
+# Facts that a row does not have: the network derives them from the backbone and the output stride.
+OF_NETWORKS = {"aspp_rates", "aspp_channels", "low_level_channels", "auxiliary_channels"}
 
 
 def test_every_fact_of_every_row_is_the_originals():
     expected = {
-        name: {fact: value for fact, value in facts.items() if fact not in IN_NETWORKS} for name, facts in FACTS.items()
+        name: {fact: value for fact, value in facts.items() if fact not in OF_NETWORKS} for name, facts in FACTS.items()
     }
-    found = {name: {fact: plain(getattr(ROWS[name], fact)) for fact in facts} for name, facts in expected.items()}
-    assert mismatches(found, expected) == []
+    ours = {name: {fact: plain(getattr(ROWS[name], fact)) for fact in facts} for name, facts in expected.items()}
+    assert mismatches(ours, expected) == []
 
 
 def test_the_heads_have_the_originals_widths():
@@ -82,10 +78,10 @@ def test_a_network_takes_the_originals_rates_and_strides_from_its_row(name):
 
 
 def test_what_follows_from_the_facts_agrees_with_them():
-    found, expected = {}, {}
+    ours, expected = {}, {}
     for name, facts in FACTS.items():
         row, dataset = ROWS[name], GOLDEN["datasets"][facts["dataset"]]
-        found[name] = {
+        ours[name] = {
             "class": row.class_name,
             "backbone": row.backbone,
             "file": row.file,
@@ -105,7 +101,7 @@ def test_what_follows_from_the_facts_agrees_with_them():
             "licence": True,
             "data licence": True,
         }
-    assert mismatches(found, expected) == []
+    assert mismatches(ours, expected) == []
 
 
 @pytest.mark.parametrize(
@@ -114,8 +110,8 @@ def test_what_follows_from_the_facts_agrees_with_them():
 def test_parameters_and_megabytes_are_the_networks(name):
     row = ROWS[name]
     model = from_preset(name, auxiliary_head=True, load_weights=False)
-    learnt = [w for layer in model.layers if not layer.name.startswith("auxiliary") for w in layer.trainable_weights]
-    assert row.parameters == sum(math.prod(w.shape) for w in learnt)
+    weights = [w for layer in model.layers if not layer.name.startswith("auxiliary") for w in layer.trainable_weights]
+    assert row.parameters == sum(math.prod(w.shape) for w in weights)
     assert row.megabytes == pytest.approx(4e-6 * sum(math.prod(w.shape) for w in model.weights))
 
 
@@ -125,7 +121,7 @@ def test_rows_are_selected_by_data_set_backbone_and_class():
     ]
     assert len(select(class_name="DeepLabV3")) + len(select(class_name="DeepLabV3Plus")) == len(select()) == 84
     assert select(dataset="loveda", class_name="DeepLabV3") == []
-    with pytest.raises(ValueError, match="`backbone` is one of r101, .*. Received: 'r34'"):
+    with pytest.raises(ValueError, match="`backbone` must be one of r101, .*. Received: 'r34'"):
         select(backbone="r34")
 
 
@@ -154,13 +150,13 @@ def test_imagenet_has_both_kinds_of_each_depth_and_nothing_else():
 
 
 def best_of(family):
-    """The rows of highest mIoU, computed from the golden numbers alone."""
-    best = {}
+    """{short name: name of the row with the highest mIoU}, computed from the golden numbers."""
+    scores = {}
     for facts in FACTS.values():
         if facts["family"] == family:
             short = f"{backbone(facts)}_{facts['dataset']}"
-            best.setdefault(short, []).append((facts["mIoU"], facts["name"]))
-    return {short: max(rows)[1] for short, rows in best.items()}
+            scores.setdefault(short, []).append((facts["mIoU"], facts["name"]))
+    return {short: max(pairs)[1] for short, pairs in scores.items()}
 
 
 @pytest.mark.parametrize("family", CLASS_NAMES)
@@ -175,10 +171,10 @@ def test_a_short_name_is_the_row_of_highest_miou(family):
 
 
 def test_no_two_rows_tie_for_a_short_name():
-    peers = {}
+    all_scores = {}  # by short name
     for facts in FACTS.values():
-        peers.setdefault((facts["family"], backbone(facts), facts["dataset"]), []).append(facts["mIoU"])
-    assert all(scores.count(max(scores)) == 1 for scores in peers.values())
+        all_scores.setdefault((facts["family"], backbone(facts), facts["dataset"]), []).append(facts["mIoU"])
+    assert all(scores.count(max(scores)) == 1 for scores in all_scores.values())
 
 
 def test_there_are_16_and_24_short_names():
@@ -201,13 +197,13 @@ def test_a_full_name_is_found_with_and_without_its_class():
         ("", None, r"^No row is named ''\. All rows: keras_deeplab\.DeepLabV3\.presets, keras_deeplab\."),
         ("r101_cityscapes", None, "Write deeplabv3_r101_cityscapes or deeplabv3plus_r101_cityscapes"),
         ("r50_loveda", None, r"Write deeplabv3plus_r50_loveda\."),
-        ("r50_loveda", "DeepLabV3", "as a DeepLabV3Plus row only; load it with DeepLabV3Plus.from_preset"),
-        ("deeplabv3_r50_loveda", "DeepLabV3", "there is deeplabv3plus_r50_loveda, a DeepLabV3Plus row"),
-        ("deeplabv3_r50_loveda", None, "there is deeplabv3plus_r50_loveda, a DeepLabV3Plus row"),
-        (V3, "DeepLabV3Plus", rf"^'{V3}' is a DeepLabV3 row; load it with DeepLabV3\.from_preset\.$"),
-        (PLUS, "DeepLabV3", rf"^'{PLUS}' is a DeepLabV3Plus row; load it with DeepLabV3Plus\.from_preset\.$"),
-        ("deeplabv3_r50_cityscapes", "DeepLabV3Plus", "is a DeepLabV3 row; load it with DeepLabV3."),
-        (V3, "DeepLabV4", "`class_name` is 'DeepLabV3' or 'DeepLabV3Plus'. Received: 'DeepLabV4'"),
+        ("r50_loveda", "DeepLabV3", "name of a DeepLabV3Plus row only. Load it with DeepLabV3Plus.from_preset"),
+        ("deeplabv3_r50_loveda", "DeepLabV3", "There is deeplabv3plus_r50_loveda, a DeepLabV3Plus row"),
+        ("deeplabv3_r50_loveda", None, "There is deeplabv3plus_r50_loveda, a DeepLabV3Plus row"),
+        (V3, "DeepLabV3Plus", rf"^'{V3}' is a DeepLabV3 row. Load it with DeepLabV3\.from_preset\.$"),
+        (PLUS, "DeepLabV3", rf"^'{PLUS}' is a DeepLabV3Plus row. Load it with DeepLabV3Plus\.from_preset\.$"),
+        ("deeplabv3_r50_cityscapes", "DeepLabV3Plus", "is a DeepLabV3 row. Load it with DeepLabV3."),
+        (V3, "DeepLabV4", "`class_name` must be 'DeepLabV3' or 'DeepLabV3Plus'. Received: 'DeepLabV4'"),
     ],
 )
 def test_a_name_that_cannot_be_found_says_what_to_write(name, class_name, message):
@@ -241,17 +237,17 @@ def test_a_box_is_long_side_first_whatever_its_order():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"mode": "tile"}, "'whole' or 'slide'"),
-        ({"mode": "whole", "crop": (769, 769)}, "no windows"),
+        ({"mode": "tile"}, "must be 'whole' or 'slide'"),
+        ({"mode": "whole", "crop": (769, 769)}, "no windows, so .* must be left out"),
         ({"mode": "slide", "crop": (769, 769)}, "needs `crop` and `stride`"),
-        ({"mode": "slide", "crop": (480, 480), "stride": (320, 481)}, "at most `crop`"),
-        ({"mode": "slide", "crop": 769, "stride": 513}, "`crop` is two positive whole numbers"),
-        ({"mode": "whole", "resize": (2048, 0)}, "`resize` is two positive whole numbers"),
-        ({"mode": "whole", "resize": (2048.0, 1024.0)}, "`resize` is two positive whole numbers"),
-        ({"mode": "whole", "resize": "2048x1024"}, "`resize` is two positive whole numbers"),
-        ({"mode": "whole", "size": (2, 2)}, "A protocol is a dict"),
-        ({"crop": (2, 2)}, "A protocol is a dict"),
-        ("whole", "A protocol is a dict"),
+        ({"mode": "slide", "crop": (480, 480), "stride": (320, 481)}, "must be at most `crop`"),
+        ({"mode": "slide", "crop": 769, "stride": 513}, "`crop` must be two positive whole numbers"),
+        ({"mode": "whole", "resize": (2048, 0)}, "`resize` must be two positive whole numbers"),
+        ({"mode": "whole", "resize": (2048.0, 1024.0)}, "`resize` must be two positive whole numbers"),
+        ({"mode": "whole", "resize": "2048x1024"}, "`resize` must be two positive whole numbers"),
+        ({"mode": "whole", "size": (2, 2)}, "A protocol must be a dict"),
+        ({"crop": (2, 2)}, "A protocol must be a dict"),
+        ("whole", "A protocol must be a dict"),
     ],
 )
 def test_a_protocol_that_contradicts_itself_is_refused(fields, message):

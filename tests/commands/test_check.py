@@ -1,4 +1,4 @@
-"""`keras-deeplab check`: what it prints and draws, and one clear line at the end when something is wrong."""
+"""`keras-deeplab check`: the printed faults and frequencies, the picture grid, and one line at the end if there is a fault."""
 
 import os
 import subprocess
@@ -36,7 +36,7 @@ def test_it_prints_the_classes_and_draws_a_grid(folders, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "4 pairs, no faults." in out and "road       50.000%" in out and "12.500% of all" in out
     with Image.open(tmp_path / "grid.png") as grid:
-        assert grid.width == 3 * check.TILE and grid.height > 2 * 240
+        assert grid.width == 3 * check.TILE_WIDTH and grid.height > 2 * 240
         left, right = (np.asarray(grid)[120, x] for x in (40, 280))
     assert not np.array_equal(left, right)
 
@@ -53,8 +53,8 @@ def test_faults_are_listed_and_end_in_one_line(folders, tmp_path, capsys):
 def test_the_grid_leaves_out_what_cannot_be_read(folders):
     (folders[0] / "0.png").write_bytes(b"nothing")
     pairs = [(folders[0] / f"{i}.png", folders[1] / f"{i}.png") for i in range(4)]
-    assert check.grid(pairs, None, 3, False).width == 3 * check.TILE
-    assert check.grid(pairs[:1], None, 3, True).width == check.TILE
+    assert check.grid(pairs, None, 3, False).width == 3 * check.TILE_WIDTH
+    assert check.grid(pairs[:1], None, 3, True).width == check.TILE_WIDTH
     assert len(set(check.palette(150))) == 150
 
 
@@ -62,7 +62,7 @@ def test_the_grid_leaves_out_what_cannot_be_read(folders):
     "more, message",
     [
         ([], "error: 1 fault"),
-        (["--num-classes", "300"], "error: A label map has 1 to 255 classes. Received: --num-classes 300."),
+        (["--num-classes", "300"], "error: --num-classes must be from 1 to 255. Received: 300."),
         (["--images", "none"], "error: There is no folder 'none'."),
     ],
 )

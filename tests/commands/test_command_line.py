@@ -1,4 +1,4 @@
-"""The commands: what they write, what they print, and one clear line for a mistake."""
+"""The commands predict, export and convert: what they write and print, and one line for a mistake."""
 
 import json
 import os
@@ -88,7 +88,10 @@ def test_convert_reports_tensors_and_the_difference_from_a_reference(checkpoint,
             "Closest: deeplabv3_r101_cityscapes",
         ),
         (["recipes.predict", "r101_cityscapes", __file__, "--to", "out"], "deeplabv3plus_"),
-        (["recipes.predict", NAME, __file__, "--to", "out", "--weights", "none.pth"], "There is none at 'none.pth'"),
+        (
+            ["recipes.predict", NAME, __file__, "--to", "out", "--weights", "none.pth"],
+            "Received: 'none.pth', where there is no file.",
+        ),
         (["recipes.predict", NAME, __file__, __file__, "--to", "out"], "would both be written to"),
         (["recipes.export", NAME, "--to", "out", "--weights", __file__], "error: "),
         (["convert", NAME, "--checkpoint", "none.pth", "--to", "out"], "error: "),

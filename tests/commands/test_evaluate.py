@@ -1,4 +1,4 @@
-"""recipes.evaluate: the table, the JSON, the page, the server's files; and what it refuses."""
+"""`keras-deeplab evaluate`: the table, the JSON file, the report, the submission files, and mistakes that it refuses."""
 
 import base64
 import importlib
@@ -24,7 +24,7 @@ NAME = "deeplabv3plus_r18-d8_512x512_80k_loveda"
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """A folder with images, labels that differ from the model's own in a block, and a checkpoint of it."""
+    """A folder with images, label maps that differ from the model's own in some blocks, and the model's checkpoint."""
     folder = tmp_path_factory.mktemp("evaluate")
     model = drawn(NAME)
     (folder / "narrow.pth").write_bytes(released(tensors(build(NAME, auxiliary_head=True))))
@@ -41,8 +41,8 @@ def here(tmp_path_factory):
 
 
 def arguments(here, **more):
-    places = {"images": here / "images", "labels": here / "labels", "weights": here / "narrow.pth", **more}
-    return [NAME, *(str(part) for key, place in places.items() for part in (f"--{key}", place))]
+    paths = {"images": here / "images", "labels": here / "labels", "weights": here / "narrow.pth", **more}
+    return [NAME, *(str(part) for option, path in paths.items() for part in (f"--{option}", path))]
 
 
 def test_the_command_prints_and_writes_the_scores(here, tmp_path, capsys):
@@ -74,16 +74,17 @@ def test_the_confusion_picture_shows_each_label_s_shares():
     assert drawing.index("<td>25.0 %</td><td>17.86 %</td>") < drawing.index("<td>25.0 %</td><td>7.14 %</td>")
 
 
-def test_nothing_is_published_of_another_protocol():
+def test_another_protocol_has_no_published_score():
     row = rows.find("r101_cityscapes", "DeepLabV3Plus")
-    found = [evaluate.published(row, *protocol) for protocol in ((False, None), ("box", None), ("picture", None))]
-    assert found == [80.97, 82.03, None] and evaluate.published(row, False, (512, 256)) is None
+    protocols = (False, None), ("box", None), ("picture", None)
+    assert [evaluate.published(row, *protocol) for protocol in protocols] == [80.97, 82.03, None]
+    assert evaluate.published(row, False, (512, 256)) is None
     assert evaluate.published(rows.find("deeplabv3_r101-d8_fp16_512x1024_80k_cityscapes"), "box", None) is None
 
 
-def test_what_is_undefined_is_null_in_json():
-    found = {"mIoU": float("nan"), "IoU": [None, 0.5], "confusion": [[0]]}
-    assert json.loads(evaluate.as_json(found)) == {"mIoU": None, "IoU": [None, 0.5], "confusion": [[0]]}
+def test_undefined_scores_are_null_in_json():
+    scores = {"mIoU": float("nan"), "IoU": [None, 0.5], "confusion": [[0]]}
+    assert json.loads(evaluate.as_json(scores)) == {"mIoU": None, "IoU": [None, 0.5], "confusion": [[0]]}
 
 
 def test_a_submission_has_the_server_s_ids(tmp_path, monkeypatch, capsys):
@@ -105,12 +106,12 @@ def test_a_submission_has_the_server_s_ids(tmp_path, monkeypatch, capsys):
 
 
 def test_a_submission_needs_a_server_pictures_and_the_row_s_classes(here, tmp_path):
-    with pytest.raises(ValueError, match="is for rows of cityscapes and ade20k. .* is one of loveda"):
+    with pytest.raises(ValueError, match="is for rows of cityscapes and ade20k. Received: .*, a row of loveda"):
         evaluate.main([NAME, "--images", str(here / "images"), "--submission", str(tmp_path)])
     for more in (["--labels", "x"], ["--resume", str(tmp_path / "x")], ["--data", "x"]):
-        with pytest.raises(ValueError, match="A submission is of pictures alone"):
+        with pytest.raises(ValueError, match=f"none of the options that score labels. Received: {more[0]}."):
             evaluate.main([NAME, "--images", str(here / "images"), "--submission", str(tmp_path), *more])
-    with pytest.raises(ValueError, match="The server scores 19 classes. The model has 7."):
+    with pytest.raises(ValueError, match="the 19 classes that the server scores. Received: a model with 7 classes."):
         submission.write(drawn(NAME), np.zeros(19, np.uint8), [], tmp_path)
     with pytest.raises(ValueError, match="would be overwritten by its label map"):
         submission.write(drawn(NAME), np.zeros(7, np.uint8), [here / "images" / "<b>0.png"], here / "images")
@@ -140,10 +141,10 @@ def test_wrong_options_are_refused_before_the_work(more, message, here, capsys):
 
 
 def test_the_flag_alone_means_the_box(here, tmp_path, monkeypatch):
-    asked = []
+    flags = []
     evaluating = importlib.import_module("keras_deeplab.evaluation.evaluate")
     monkeypatch.setattr(
-        evaluating, "evaluate", lambda *_, **options: asked.append(options["multi_scale_flip"]) or stopped()
+        evaluating, "evaluate", lambda *_, **options: flags.append(options["multi_scale_flip"]) or stopped()
     )
 
     def stopped():
@@ -152,7 +153,7 @@ def test_the_flag_alone_means_the_box(here, tmp_path, monkeypatch):
     for more in ([], ["--multi-scale-flip"], ["--multi-scale-flip", "picture"]):
         with pytest.raises(KeyboardInterrupt):
             evaluate.main(arguments(here) + more)
-    assert asked == [False, "box", "picture"]
+    assert flags == [False, "box", "picture"]
 
 
 def test_a_prepared_data_set_is_scored_as_its_folders_are(here, tmp_path):
@@ -160,12 +161,12 @@ def test_a_prepared_data_set_is_scored_as_its_folders_are(here, tmp_path):
     pytest.importorskip("scipy", reason="needs the extra: datasets")
     miniatures.draw("loveda", tmp_path / "from")
     prepare.main(["loveda", "--from", str(tmp_path / "from"), "--to", str(tmp_path / "to"), "--processes", "1"])
-    places = {"data": tmp_path / "to", "resume": tmp_path / "state", "json": tmp_path / "json", "report": tmp_path}
+    paths = {"data": tmp_path / "to", "resume": tmp_path / "state", "json": tmp_path / "json", "report": tmp_path}
     options = [
         NAME,
         "--weights",
         here / "narrow.pth",
-        *(part for key, place in places.items() for part in (f"--{key}", place)),
+        *(part for option, path in paths.items() for part in (f"--{option}", path)),
     ]
     evaluate.main([str(option) for option in options])
     pairs = kd.open_prepared(tmp_path / "to", "val")
@@ -175,7 +176,7 @@ def test_a_prepared_data_set_is_scored_as_its_folders_are(here, tmp_path):
         for kind, content in zip(("images", "labels"), pairs.read(i), strict=True):
             (tmp_path / kind / f"{stem}.png").write_bytes(content)
     expected = kd.evaluate(drawn(NAME), tmp_path / "images", tmp_path / "labels", progress=False)
-    found = json.loads((tmp_path / "json").read_text())
-    assert found["images"] == 4 and found["confusion"] == expected["confusion"]
-    assert sorted(p["name"] for p in found["pictures"]) == sorted(p["name"] for p in expected["pictures"])
+    scores = json.loads((tmp_path / "json").read_text())
+    assert scores["images"] == 4 and scores["confusion"] == expected["confusion"]
+    assert sorted(p["name"] for p in scores["pictures"]) == sorted(p["name"] for p in expected["pictures"])
     assert len(json.loads((tmp_path / "state").read_text())["pictures"]) == 4

@@ -1,4 +1,4 @@
-"""`recipes.export`: what it writes and prints, and one clear line for options that contradict."""
+"""`keras-deeplab export`: what it writes and prints, and one line for options that contradict."""
 
 import re
 
@@ -16,7 +16,7 @@ NAME = "deeplabv3plus_r18-d8_512x512_80k_loveda"
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """A folder with model.keras, of a small box, and three pictures."""
+    """A folder with three pictures and model.keras, a model whose protocol has a small box."""
     folder = tmp_path_factory.mktemp("export")
     drawn(NAME, protocol=kd.Protocol("whole", resize=(128, 96))).save(folder / "model.keras")
     (folder / "pictures").mkdir()
@@ -33,7 +33,8 @@ def run(here, *options):
 def test_int8_is_calibrated_and_its_cost_printed(here, tmp_path, capfd):
     run(here, "--to", tmp_path, "--int8", here / "pictures", "--size", 60, 80)
     printed = capfd.readouterr().out
-    assert "same label as float32, pictures: 3" in printed and re.search(r"mIoU .* \d+\.\d\d, costs \d+\.\d\d", printed)
+    assert "same label as float32, pictures: 3" in printed
+    assert re.search(r"mIoU, .* \d+\.\d\d, a loss of \d+\.\d\d", printed)
     assert {path.name for path in tmp_path.iterdir()} == {"model_int8.tflite", "model_int8.json"}
 
 
@@ -62,13 +63,13 @@ def test_litert_and_onnx_are_run_and_compared(here, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("options, message", [
-    (("--onnx", "--precision", "bfloat16"), "--precision is for a SavedModel; model.onnx has no use for it"),
-    (("--litert", "--name", "x"), "--name is for a SavedModel"),
+    (("--onnx", "--precision", "bfloat16"), "--precision is for a SavedModel only. Received: --precision for model.onnx"),
+    (("--litert", "--name", "x"), "--name is for a SavedModel only"),
     (("--int8", ".", "--calibration", "."), "--int8 names the folder of pictures already"),
-    (("--palette", "--calibration", "."), "Colours cannot be scored"),
+    (("--palette", "--calibration", "."), "--calibration compares class ids. Received: --palette too"),
     (("--int8", "nowhere"), "There is no folder 'nowhere'"),
     (("--calibration", "{empty}"), "holds no JPG"),
-    (("--name", "a/b"), "A model's name has letters"),
+    (("--name", "a/b"), "A model's name must consist of letters"),
 ])  # fmt: skip
 def test_options_that_contradict_are_refused_before_anything_is_written(options, message, here, tmp_path):
     (tmp_path / "empty").mkdir()

@@ -1,4 +1,4 @@
-"""`recipes.quickstart`: scenes that colour does not tell apart, and the whole way from them to a SavedModel and a page."""
+"""`keras-deeplab quickstart`: its scenes, whose colours say nothing about the classes, its files, and what it learns."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from keras_deeplab.recipes import scenes
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """The folders of two sets of scenes, (images, labels) each."""
+    """The folders (images, labels) of two sets of scenes."""
     folder = tmp_path_factory.mktemp("scenes")
     for name, seed in (("train", 0), ("held_out", 1)):
         scenes.write_scenes(folder / name, 40, seed)
@@ -27,20 +27,20 @@ def drawn(tmp_path_factory):
 
 
 def run(to, *more):
-    """The command in a process of its own, since it divides the processor before TensorFlow starts."""
+    """Runs the command in a process of its own, because it must divide the processor before TensorFlow starts."""
     return subprocess.run(
         [sys.executable, "-m", "recipes.quickstart", "--to", str(to), *more], cwd=ROOT, capture_output=True, text=True
     )
 
 
-def test_scenes_are_a_folder_as_training_takes_it(drawn):
+def test_scenes_are_written_as_training_reads_them(drawn):
     for folders in drawn:
         report = check(*folders, len(scenes.CLASSES))
         assert not report.problems and len(report.pairs) == 40 and report.ignored == 0
         assert min(report.pictures) >= 5 and read_classes(*folders) == tuple(scenes.CLASSES)
 
 
-def test_a_seed_gives_the_same_scenes_and_another_one_others():
+def test_equal_seeds_give_equal_scenes_and_other_seeds_give_others():
     first, again, other = (scenes.scene(np.random.default_rng(seed)) for seed in ((0, 1), (0, 1), (0, 2)))
     assert all(map(np.array_equal, first, again)) and not np.array_equal(first[1], other[1])
 
@@ -49,7 +49,7 @@ def test_the_mean_colour_tells_the_classes_hardly_better_than_chance(drawn):
     assert quickstart.nearest_mean_colour(*drawn)["mIoU"] < 20
 
 
-def test_a_few_steps_go_the_whole_way(tmp_path):
+def test_a_few_steps_write_all_files(tmp_path):
     done = run(tmp_path, "--steps", "3")
     assert done.returncode == 0, done.stderr
     assert "equal those of segment" in done.stdout and "nearest mean colour" in done.stdout
@@ -59,8 +59,8 @@ def test_a_few_steps_go_the_whole_way(tmp_path):
     labels = kd.segment(model, tmp_path / "scenes" / "held_out" / "images" / "000.png")
     with Image.open(tmp_path / "quickstart.png") as page:
         left, top = (2 * (scenes.ZOOM * scenes.WIDTH + scenes.GAP) + scenes.GAP, 3 * scenes.GAP)
-        shown = np.asarray(page)[top:, left:][: scenes.ZOOM * scenes.HEIGHT, : scenes.ZOOM * scenes.WIDTH]
-    assert np.array_equal(shown[:: scenes.ZOOM, :: scenes.ZOOM], np.array([*scenes.CLASSES.values()])[labels])
+        prediction = np.asarray(page)[top:, left:][: scenes.ZOOM * scenes.HEIGHT, : scenes.ZOOM * scenes.WIDTH]
+    assert np.array_equal(prediction[:: scenes.ZOOM, :: scenes.ZOOM], np.array([*scenes.CLASSES.values()])[labels])
 
 
 def test_another_backend_is_one_line(tmp_path):

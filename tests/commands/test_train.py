@@ -1,4 +1,4 @@
-"""`recipes.train`: from a folder to a model; killed and started again it gives the same weights; mistakes are one line."""
+"""`keras-deeplab train`: a folder in, a model out; a continued run gives the same weights; mistakes are one line."""
 
 import os
 import signal
@@ -32,23 +32,23 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*the classifiers start from ran
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """A folder of eight pictures with three classes, and a narrow checkpoint to start from."""
+    """A folder of eight pictures to train on and two to validate on, with three classes, and narrow weights to start from."""
     folder = tmp_path_factory.mktemp("train")
     for kind in ("images", "labels", "val_images", "val_labels"):
         (folder / kind).mkdir()
     for i in range(10):
-        image, first = picture(60, 80, seed=i), "val_" if i > 7 else ""
-        Image.fromarray(image).save(folder / f"{first}images" / f"{i}.png")
-        Image.fromarray((image[..., 0] // 86).astype("uint8")).save(folder / f"{first}labels" / f"{i}.png")
+        image, prefix = picture(60, 80, seed=i), "val_" if i > 7 else ""
+        Image.fromarray(image).save(folder / f"{prefix}images" / f"{i}.png")
+        Image.fromarray((image[..., 0] // 86).astype("uint8")).save(folder / f"{prefix}labels" / f"{i}.png")
     (folder / "labels" / "classes.txt").write_text("dark\ngrey\nbright\n")
     (folder / "narrow.pth").write_bytes(released(tensors(build(NAME, auxiliary_head=True))))
     return folder
 
 
 def arguments(here, to, *more):
-    given = {"--images": here / "images", "--labels": here / "labels", "--init": here / "narrow.pth", "--to": to}
-    options = {"--num-classes": 3, "--steps": 8, "--batch": 2, "--save-every": 2, "--learning-rate": 0.01}
-    flat = [str(part) for pair in (given | options).items() for part in pair]
+    paths = {"--images": here / "images", "--labels": here / "labels", "--init": here / "narrow.pth", "--to": to}
+    numbers = {"--num-classes": 3, "--steps": 8, "--batch": 2, "--save-every": 2, "--learning-rate": 0.01}
+    flat = [str(part) for pair in (paths | numbers).items() for part in pair]
     return [NAME, *flat, "--crop", "33", "49", *FINE_TUNED, *more]
 
 
@@ -63,14 +63,14 @@ def equal_weights(*paths):
 
 @pytest.fixture(scope="module")
 def uninterrupted(here):
-    train.main(arguments(here, here / "whole", *validated(here)))
-    return keras.saving.load_model(here / "whole" / "model.keras")
+    train.main(arguments(here, here / "uninterrupted", *validated(here)))
+    return keras.saving.load_model(here / "uninterrupted" / "model.keras")
 
 
 def test_training_learns_the_folder_and_writes_a_model(here, uninterrupted):
-    assert resume.read(here / "whole" / "last.keras")["step"] == 8 and uninterrupted.num_classes == 3
+    assert resume.read(here / "uninterrupted" / "last.keras")["step"] == 8 and uninterrupted.num_classes == 3
     assert uninterrupted.classes == ("dark", "grey", "bright")
-    weights = ["--weights", str(here / "whole" / "model.keras")]
+    weights = ["--weights", str(here / "uninterrupted" / "model.keras")]
     predict.main([NAME, str(here / "images" / "0.png"), "--to", str(here / "predicted"), *weights])
     with Image.open(here / "predicted" / "0.png") as labels:
         assert labels.size == (80, 60) and np.array_equal(labels, kd.segment(uninterrupted, here / "images" / "0.png"))
@@ -78,12 +78,12 @@ def test_training_learns_the_folder_and_writes_a_model(here, uninterrupted):
     assert (here / "saved_model" / "saved_model.pb").exists()
 
 
-def test_the_best_is_kept_with_its_score(here, uninterrupted, capsys):
-    best = here / "whole" / "best.keras"
+def test_the_best_model_is_kept_with_its_score(here, uninterrupted, capsys):
+    best = here / "uninterrupted" / "best.keras"
     record = resume.read(best)
-    found = kd.evaluate(keras.saving.load_model(best), here / "val_images", here / "val_labels", progress=False)
-    assert record["mIoU"] == found["mIoU"] and record["step"] in (3, 6, 8)
-    train.main(arguments(here, here / "whole", *validated(here)))  # done already: nothing is trained or lost
+    scores = kd.evaluate(keras.saving.load_model(best), here / "val_images", here / "val_labels", progress=False)
+    assert record["mIoU"] == scores["mIoU"] and record["step"] in (3, 6, 8)
+    train.main(arguments(here, best.parent, *validated(here)))  # the run is complete: nothing is trained or lost
     assert resume.read(best) == record
     assert f"best.keras: mIoU {record['mIoU']:.2f} after step {record['step']}" in capsys.readouterr().out
 
@@ -91,16 +91,16 @@ def test_the_best_is_kept_with_its_score(here, uninterrupted, capsys):
 def test_killed_twice_it_ends_with_the_same_weights(here, uninterrupted):
     to = here / "killed"
     line = [sys.executable, "-m", "keras_deeplab", "train", *arguments(here, to, *validated(here), *WITH_CURVES)]
-    for awaited in ("last.keras", "last.part.keras"):  # after a checkpoint was written, and while the next one is
-        running = subprocess.Popen(line, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while running.poll() is None and not (to / awaited).exists():
+    for file in ("last.keras", "last.part.keras"):  # after a checkpoint was written, and while the next is written
+        process = subprocess.Popen(line, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (to / file).exists():
             time.sleep(0.005)
-        running.send_signal(signal.SIGKILL)
-        assert running.wait() == -signal.SIGKILL
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
     subprocess.run(line, env=ENVIRONMENT, check=True, capture_output=True)
-    assert equal_weights(to / "model.keras", here / "whole" / "model.keras")
-    assert equal_weights(to / "best.keras", here / "whole" / "best.keras")
-    assert resume.read(to / "best.keras") == resume.read(here / "whole" / "best.keras")
+    assert equal_weights(to / "model.keras", here / "uninterrupted" / "model.keras")
+    assert equal_weights(to / "best.keras", here / "uninterrupted" / "best.keras")
+    assert resume.read(to / "best.keras") == resume.read(here / "uninterrupted" / "best.keras")
     if WITH_CURVES:
         assert points(to / "tensorboard", "loss") == list(range(1, 9))
         assert points(to / "tensorboard", "mIoU") == points(to / "tensorboard", "IoU/grey") == [3, 6, 8]
@@ -116,15 +116,15 @@ def points(folder, tag):
 def test_ctrl_c_saves_the_step_and_frozen_parts_keep_their_weights(here, monkeypatch, capsys):
     checkpoint, last = resume.Checkpoint.__call__, here / "stopped" / "last.keras"
 
-    def pressed(self, step, *told):
+    def press_ctrl_c(self, step, *loss_and_seconds):
         if step == 3:
             os.kill(os.getpid(), signal.SIGINT)
-        checkpoint(self, step, *told)
+        checkpoint(self, step, *loss_and_seconds)
 
-    monkeypatch.setattr(resume.Checkpoint, "__call__", pressed)
+    monkeypatch.setattr(resume.Checkpoint, "__call__", press_ctrl_c)
     with pytest.raises(KeyboardInterrupt):
         train.main(arguments(here, last.parent, "--freeze", "norms", "backbone"))
-    assert f"Stopped after step 3 of 8, saved in {last}: the same command goes on" in capsys.readouterr().out
+    assert f"Stopped after step 3 of 8 and saved {last}. The same command continues" in capsys.readouterr().out
     assert resume.read(last)["step"] == 3
     model, start = keras.saving.load_model(last, compile=False), drawn(NAME, auxiliary_head=True)
     for layer in model.layers:
@@ -137,13 +137,13 @@ def test_ctrl_c_saves_the_step_and_frozen_parts_keep_their_weights(here, monkeyp
 def test_a_diverging_run_names_step_and_files(here):
     with pytest.raises(ValueError, match=r"The loss .* at step 2, on .*images/\d.png, .*images/\d.png\. ") as error:
         train.main(arguments(here, here / "diverged", "--learning-rate", "1e30"))
-    assert "Nothing was saved yet" in str(error.value) and "lower --learning-rate" in str(error.value)
+    assert "No checkpoint was saved yet" in str(error.value) and "lower --learning-rate" in str(error.value)
 
 
 @pytest.mark.parametrize(
     "more, message",
     [
-        (["--steps", "9"], "was made with --steps 8. Received: --steps 9. Go on with the same, or"),
+        (["--steps", "9"], "was made with --steps 8. Received: --steps 9. Use the same options, or"),
         (["--batch", "4", "--seed", "1"], "was made with --batch 2, --seed 0. Received: --batch 4, --seed 1."),
         (["--crop", "33", "33"], "was made with --crop 33 49. Received: --crop 33 33."),
         (["--freeze", "backbone"], "was made with --freeze norms. Received: --freeze backbone."),
@@ -154,18 +154,18 @@ def test_a_diverging_run_names_step_and_files(here):
         (["--validate-every", "2"], "--validate-every needs --val-images and --val-labels"),
         (["--init", "r110", "--to", "new"], "No row is named 'r110'"),
         (["--images", "nowhere", "--to", "new"], "nowhere"),
-        (["--num-classes", "2", "--to", "new"], "keras-deeplab check lists them"),
-        (["--class-weight", "1", "2", "--to", "new"], "--class-weight has a factor for each of 3 classes"),
-        (["--multiplier", "head=10", "--to", "new"], "No variable begins with: head."),
+        (["--num-classes", "2", "--to", "new"], "`keras-deeplab check` lists them"),
+        (["--class-weight", "1", "2", "--to", "new"], "--class-weight needs 3 factors, one for each class"),
+        (["--multiplier", "head=10", "--to", "new"], "Received: head, with which no path begins."),
         (["--to", "narrow.pth"], "narrow.pth"),
         (["--hosts", "a:1,b:1", "--to", "new"], "--hosts needs the JAX backend"),
-        (["--devices", "3", "--to", "new"], "The batch is divided among the devices. Received: --batch 2 for 3"),
+        (["--devices", "3", "--to", "new"], "--batch must be a multiple of the number of devices, 3. Received: 2."),
     ],
 )
-def test_mistakes_are_one_line(here, uninterrupted, more, message, monkeypatch):
+def test_a_mistake_is_refused_with_its_rule(here, uninterrupted, more, message, monkeypatch):
     monkeypatch.chdir(here)
     with pytest.raises(command_line.USER_ERRORS) as error:
-        train.main([*arguments(here, here / "whole"), *more])
+        train.main([*arguments(here, here / "uninterrupted"), *more])
     assert message in str(error.value) and not Path("new").exists()
 
 
@@ -173,14 +173,14 @@ def test_mistakes_are_one_line(here, uninterrupted, more, message, monkeypatch):
 def test_counts_are_positive(here, option, capsys):
     with pytest.raises(SystemExit):
         train.main(arguments(here, here / "none", option, "0"))
-    assert f"{option}: a positive whole number is needed, not '0'" in capsys.readouterr().err
+    assert f"{option}: must be a positive whole number. Received: '0'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("more", [["--multiplier", "backbone-"], ["--class-weight", "-1"], ["--learning-rate", "nan"]])
 def test_factors_are_numbers(here, more, capsys):
     with pytest.raises(SystemExit):
         train.main(arguments(here, here / "none", *more))
-    assert f"{more[0]}: a number of at least 0 is needed, not " in capsys.readouterr().err
+    assert f"{more[0]}: must be a number of at least 0. Received: " in capsys.readouterr().err
 
 
 def test_several_machines_on_tensorflow_are_refused(here, monkeypatch):
@@ -195,11 +195,11 @@ def test_two_devices_go_on_exactly(here):
         line = [sys.executable, "-m", "keras_deeplab", "train", *arguments(here, here / to, "--devices", "2", *more)]
         return subprocess.Popen(line, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
-    whole, stopped = call("two"), call("two stopped", "--save-every", "1")
+    uninterrupted, stopped = call("two"), call("two stopped", "--save-every", "1")
     while stopped.poll() is None and not (here / "two stopped" / "last.keras").exists():
         time.sleep(0.05)
     stopped.send_signal(signal.SIGTERM)
-    assert "the same command goes on from it" in stopped.communicate()[0] and whole.wait() == 0
+    assert "The same command continues from it" in stopped.communicate()[0] and uninterrupted.wait() == 0
     assert call("two stopped").wait() == 0
     assert equal_weights(here / "two" / "model.keras", here / "two stopped" / "model.keras")
 
@@ -210,10 +210,10 @@ def test_two_jax_hosts_stop_go_on_and_are_exported_from_tensorflow(here):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             hosts = f"127.0.0.1:{free.getsockname()[1]},127.0.0.1:0"
-        given = arguments(here, here / to, "--hosts", hosts, *more)
-        line = [sys.executable, "-m", "keras_deeplab", "train", *given, "--host"]
-        options = dict(env={**ENVIRONMENT, "KERAS_BACKEND": "jax"}, stdout=subprocess.PIPE, text=True)
-        return [subprocess.Popen([*line, str(i)], **options) for i in range(2)]
+        options = arguments(here, here / to, "--hosts", hosts, *more)
+        line = [sys.executable, "-m", "keras_deeplab", "train", *options, "--host"]
+        settings = dict(env={**ENVIRONMENT, "KERAS_BACKEND": "jax"}, stdout=subprocess.PIPE, text=True)
+        return [subprocess.Popen([*line, str(i)], **settings) for i in range(2)]
 
     first, second = call("hosts", *validated(here, every=5))
     printed = first.communicate()[0], second.communicate()[0]

@@ -1,4 +1,4 @@
-"""Plain folders: which files belong together, and one clear line for each kind of fault."""
+"""Folders of images and labels: which files belong together, and one line for each kind of fault."""
 
 import numpy as np
 import pytest
@@ -49,20 +49,20 @@ def test_sound_folders_give_a_histogram(folders):
 
 def test_the_zero_label_is_reduced(folders):
     _, labels = folders
-    raised = label_map() + 1
-    raised[:8] = 0
+    counted = label_map() + 1
+    counted[:8] = 0
     for name in "abc":
-        Image.fromarray(raised).save(labels / f"{name}.png")
+        Image.fromarray(counted).save(labels / f"{name}.png")
     report = folder.check(*folders, 3, reduce_zero_label=True)
     assert report.problems == [] and report.ignored == 3 * 8 * 32
     assert np.array_equal(report.pixels, 3 * np.bincount(label_map()[8:].ravel(), minlength=3))
 
 
-def truncated(path):
+def cut_in_half(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def deep(path):
+def sixteen_bits(path):
     Image.fromarray(label_map().astype(np.uint16)).save(path)
 
 
@@ -93,24 +93,24 @@ def cmyk(path):
 
 
 @pytest.mark.parametrize(
-    "name, spoil, parts",
+    "name, damage, parts",
     [
-        ("labels/b.png", truncated, ["b.png cannot be read"]),
-        ("images/b.png", truncated, ["b.png cannot be read"]),
-        ("labels/b.png", deep, ["b.png has 16 bits"]),
+        ("labels/b.png", cut_in_half, ["b.png cannot be read"]),
+        ("images/b.png", cut_in_half, ["b.png cannot be read"]),
+        ("labels/b.png", sixteen_bits, ["b.png has 16 bits"]),
         ("labels/b.png", coloured, ["b.png is a colour picture (RGB)", "not RGB"]),
         ("labels/a.png", with_200, ["a.png holds 200 (5 pixels)", "0..2, and 255 for pixels to ignore."]),
         ("labels/a.png", counted_from_1, ["a.png holds 3 (", "use reduce_zero_label"]),
-        ("labels/a.png", smaller, ["a.jpg is 32x24, but its label", "30x24"]),
-        ("labels/a.png", jpeg, ["a.png is a JPEG file, whatever its name"]),
+        ("labels/a.png", smaller, ["a.jpg is 32x24, but its label", "a.png is 30x24"]),
+        ("labels/a.png", jpeg, ["a.png is in fact a JPEG file"]),
         ("images/a.jpg", cmyk, ["a.jpg is CMYK"]),
         ("labels/a.png", lambda path: path.unlink(), ["a.jpg has no label", "a.png"]),
         ("images/a.jpg", lambda path: path.unlink(), ["a.png has no image of the stem 'a'"]),
         ("images/a.jpg", lambda path: path.write_bytes(b""), ["a.jpg cannot be read"]),
     ],
 )
-def test_each_fault_is_one_line_that_names_the_file(folders, name, spoil, parts):
-    spoil(folders[0].parent / name)
+def test_each_fault_is_one_line_that_names_the_file(folders, name, damage, parts):
+    damage(folders[0].parent / name)
     report = folder.check(*folders, 3)
     assert len(report.problems) == 1 and "\n" not in report.problems[0]
     assert all(part in report.problems[0] for part in parts), report.problems
@@ -129,7 +129,7 @@ def test_a_folder_without_files_or_with_one_stem_twice_is_refused(folders, tmp_p
     with pytest.raises(FileNotFoundError, match="no folder"):
         find_pairs(tmp_path / "none", folders[1])
     Image.fromarray(picture(24, 32, 0)).save(folders[0] / "b.jpg")
-    with pytest.raises(ValueError, match="same stem"):
+    with pytest.raises(ValueError, match="must have different stems. Received: .*b.png, b.jpg. Keep one"):
         find_pairs(*folders)
 
 
@@ -143,14 +143,14 @@ def test_training_refuses_a_missing_partner(folders):
         find_pairs(folders[0])
 
 
-def test_turned_photos_have_the_size_that_is_seen(folders):
+def test_the_size_of_a_photo_is_that_after_its_exif_orientation(folders):
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     Image.fromarray(picture(32, 24, 0)).save(folders[0] / "a.jpg", exif=exif)
     assert folder.check(*folders, 3).problems == []
 
 
-def test_classes_are_read_where_there_are_any(folders):
+def test_class_names_are_read_if_there_is_a_file_of_them(folders):
     assert folder.read_classes(*folders) is None
     (folders[0].parent / "classes.txt").write_text("road\nsky \n\ncar\n")
     assert folder.read_classes(*folders) == ("road", "sky", "car")

@@ -1,4 +1,4 @@
-"""Batches for training and evaluation: the same for a seed however they are made, and clear errors for bad files."""
+"""Batches for training and evaluation: the same for one seed however they are made, and errors that name bad files."""
 
 import itertools
 
@@ -39,9 +39,9 @@ def folders(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """Six batches of the sound folders, which every test's `folders` are."""
-    return batches(draw(tmp_path_factory.mktemp("whole")), 6)
+def six_batches(tmp_path_factory):
+    """The first six batches of the sound folders. The `folders` of every test hold the same files."""
+    return batches(draw(tmp_path_factory.mktemp("sound")), 6)
 
 
 def draw(tmp_path):
@@ -63,9 +63,9 @@ def batches(folders, steps, **options):
     return [tuple(x.numpy() for x in pair) for pair in itertools.islice(data, steps)]
 
 
-def equal(one, other):
-    return len(one) == len(other) and all(
-        np.array_equal(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True)
+def equal(ours, expected):
+    return len(ours) == len(expected) and all(
+        np.array_equal(a, b) for x, y in zip(ours, expected, strict=True) for a, b in zip(x, y, strict=True)
     )
 
 
@@ -79,9 +79,9 @@ def test_batches_have_the_promised_types_and_shapes(folders):
     assert 0 <= images.numpy().min() and images.numpy().max() <= 255 and set(np.unique(labels)) <= {0, 1, 2, 3, 255}
 
 
-def test_every_example_is_what_its_index_says(folders, whole):
-    """Example 9 is the last of its epoch's five, drawn from (seed, 9)."""
-    image, label = (x[9 % BATCH] for x in whole[9 // BATCH])
+def test_every_example_is_drawn_from_the_seed_and_its_index(folders, six_batches):
+    """Example 9, the last of the second epoch's five, is drawn from (seed, 9)."""
+    image, label = (x[9 % BATCH] for x in six_batches[9 // BATCH])
     files = sorted(folders[0].iterdir())
     options = dict(resize_base=OPTIONS["resize_base"], crop=CROP, cat_max_ratio=0.75, reduce_zero=False)
     draws = transforms.draw(tf.constant([7, 9], tf.int64), resize_ratio=(0.5, 2.0), flip=0.5)
@@ -99,19 +99,18 @@ def test_an_epoch_shows_every_file_once_and_epochs_differ(folders):
     assert len(set(orders)) > 1
 
 
-def test_a_seed_decides_everything(folders, whole):
-    assert equal(whole[:3], batches(folders, 3)) and not equal(whole[:3], batches(folders, 3, seed=8))
+def test_a_seed_decides_everything(folders, six_batches):
+    assert equal(six_batches[:3], batches(folders, 3)) and not equal(six_batches[:3], batches(folders, 3, seed=8))
 
 
-def test_starting_later_gives_the_rest(folders, whole):
+def test_starting_later_gives_the_same_later_batches(folders, six_batches):
     for start in (1, 4):
-        assert equal(whole[start:], batches(folders, 6 - start, start_step=start))
+        assert equal(six_batches[start:], batches(folders, 6 - start, start_step=start))
 
 
-def test_starting_later_does_not_read_what_comes_before(folders):
-    """Example 4, the last of the first epoch, is damaged; the second batch shows it again or not, the first must."""
-    made = training_data(*folders, **{**OPTIONS, "batch": 1})
-    wanted = [pair for pair in itertools.islice(made, 2)][1]
+def test_starting_later_does_not_read_earlier_files(folders):
+    """The file of the first batch is damaged. Starting at the second batch does not notice."""
+    second = [*itertools.islice(training_data(*folders, **{**OPTIONS, "batch": 1}), 2)][1]
     plain = dict(OPTIONS, batch=1, crop=(48, 64), resize_ratio=(1.0, 1.0), cat_max_ratio=1, flip=0.0)
     (_, label) = next(iter(training_data(*folders, **plain)))
     (first,) = [n for n in range(COUNT) if np.array_equal(label[0], label_of(n))]
@@ -119,42 +118,47 @@ def test_starting_later_does_not_read_what_comes_before(folders):
     with pytest.raises(tf.errors.InvalidArgumentError, match="damaged"):
         next(iter(training_data(*folders, **{**OPTIONS, "batch": 1})))
     later = next(iter(training_data(*folders, **{**OPTIONS, "batch": 1, "start_step": 1})))
-    assert all(np.array_equal(a, b) for a, b in zip(wanted, later, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(second, later, strict=True))
 
 
-def test_the_parts_of_processes_are_the_batch(folders, whole):
+def test_the_parts_of_processes_are_the_batch(folders, six_batches):
     count = 2
     parts = [batches(folders, 3, start_step=2, process=(index, count)) for index in range(count)]
-    assert equal(whole[2:5], [tuple(map(np.concatenate, zip(*step, strict=True))) for step in zip(*parts, strict=True)])
+    assert equal(
+        six_batches[2:5], [tuple(map(np.concatenate, zip(*step, strict=True))) for step in zip(*parts, strict=True)]
+    )
 
 
 @pytest.mark.parametrize("pipelines, replicas", [(1, 2), (2, 4)])
-def test_the_parts_of_replicas_are_the_batch(folders, whole, pipelines, replicas):
+def test_the_parts_of_replicas_are_the_batch(folders, six_batches, pipelines, replicas):
     per_pipeline, steps = replicas // pipelines, []
     parts = [
         batches(folders, 3 * per_pipeline, input_context=tf.distribute.InputContext(pipelines, index, replicas))
         for index in range(pipelines)
     ]
     for step in range(3):
-        here = [pair for part in parts for pair in part[step * per_pipeline : (step + 1) * per_pipeline]]
-        steps.append(tuple(map(np.concatenate, zip(*here, strict=True))))
-    assert equal(whole[:3], steps)
+        of_replicas = [pair for part in parts for pair in part[step * per_pipeline : (step + 1) * per_pipeline]]
+        steps.append(tuple(map(np.concatenate, zip(*of_replicas, strict=True))))
+    assert equal(six_batches[:3], steps)
 
 
-def test_mirrored_strategy_takes_it(folders, whole):
+def test_mirrored_strategy_distributes_it(folders, six_batches):
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     data = strategy.distribute_datasets_from_function(
         lambda context: training_data(*folders, **OPTIONS, input_context=context)
     )
     images, labels = next(iter(data))
-    assert equal([(images.numpy(), labels.numpy())], whole[:1])
+    assert equal([(images.numpy(), labels.numpy())], six_batches[:1])
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(folders):
     for options, message in (
-        (dict(process=(0, 3)), "4 for 3"),
+        (dict(process=(0, 3)), "must be divisible .* Received: batch=4 for 3 processes"),
         (dict(process=(2, 2)), "index of 0..count - 1"),
-        (dict(input_context=tf.distribute.InputContext(1, 0, 3)), "4 for 3"),
+        (
+            dict(input_context=tf.distribute.InputContext(1, 0, 3)),
+            "must be divisible .* Received: batch=4 for 3 replicas",
+        ),
         (dict(input_context=tf.distribute.InputContext(1, 0, 1), process=(0, 2)), "not by both"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -171,12 +175,12 @@ def test_the_zero_label_is_reduced(folders):
             assert np.array_equal(image, read_image(sorted(folders[0].iterdir())[number]))
 
 
-def test_a_keras_layer_can_be_added(folders, whole):
+def test_a_keras_layer_can_be_added(folders, six_batches):
     layer = keras.layers.Pipeline([keras.layers.RandomRotation(0.1, fill_mode="constant", fill_value=255, seed=1)])
     data = training_data(*folders, **OPTIONS, augment=layer)
     images, labels = next(iter(data))
     assert images.shape == (BATCH, *CROP, 3) and labels.dtype == tf.uint8
-    assert set(np.unique(labels)) <= {0, 1, 2, 3, 255} and not equal([(images, labels)], whole[:1])
+    assert set(np.unique(labels)) <= {0, 1, 2, 3, 255} and not equal([(images, labels)], six_batches[:1])
 
 
 KERAS_CV = {
@@ -191,20 +195,20 @@ KERAS_CV = {
 
 
 @pytest.mark.parametrize("name", KERAS_CV)
-def test_a_keras_cv_layer_can_be_added(folders, whole, name):
+def test_a_keras_cv_layer_can_be_added(folders, six_batches, name):
     keras_cv = pytest.importorskip("keras_cv", reason="needs the extra: keras-cv")
     layer = getattr(keras_cv.layers, name)(**KERAS_CV[name], seed=1)
     images, labels = batches(folders, 1, augment=layer)[0]
-    assert not np.array_equal(images, whole[0][0]) and set(np.unique(labels)) <= {0, 1, 2, 3, 255}
+    assert not np.array_equal(images, six_batches[0][0]) and set(np.unique(labels)) <= {0, 1, 2, 3, 255}
     if name in ("RandomColorJitter", "ChannelShuffle"):
-        assert np.array_equal(labels, whole[0][1])
+        assert np.array_equal(labels, six_batches[0][1])
 
 
-def test_any_callable_can_be_added_but_must_not_blend_labels(folders, whole):
+def test_any_callable_can_be_added_but_must_not_blend_labels(folders, six_batches):
     def darker(inputs):
         return {**inputs, "images": inputs["images"] / 2}
 
-    plain, (dark,) = whole[0], batches(folders, 1, augment=darker)
+    plain, (dark,) = six_batches[0], batches(folders, 1, augment=darker)
     assert np.array_equal(dark[0], plain[0] / 2) and np.array_equal(dark[1], plain[1])
 
     def blending(inputs):
@@ -227,10 +231,10 @@ def test_corrupt_files_are_skipped_and_counted_if_asked(folders, capfd):
     for path in bad:
         path.write_bytes(path.read_bytes()[:60])
     data = training_data(*folders, **OPTIONS, skip_corrupt=True)
-    made = [tuple(x.numpy() for x in pair) for pair in itertools.islice(data, 5)]
+    five = [tuple(x.numpy() for x in pair) for pair in itertools.islice(data, 5)]
     assert set(data.skipped) == {str(path) for path in bad} and len(data.skipped) >= 8
     assert f"skipped {bad[0]}" in capfd.readouterr().out
-    assert equal(made[2:], batches(folders, 3, skip_corrupt=True, start_step=2))
+    assert equal(five[2:], batches(folders, 3, skip_corrupt=True, start_step=2))
     assert training_data(*folders, **OPTIONS).skipped is None
 
 
@@ -257,7 +261,7 @@ def test_nothing_but_corrupt_files_is_an_error(folders):
     [
         (lambda label: Image.fromarray(label.astype(np.uint16)), "labels/0.png has 16 bits"),
         (lambda label: Image.fromarray(label).convert("RGB"), "labels/0.png has colours or alpha"),
-        (lambda label: Image.fromarray(label[:40]), "is 64x48 .width x height., its label .*labels/0.png 64x40"),
+        (lambda label: Image.fromarray(label[:40]), "is 64x48 .width x height., but its label .*labels/0.png is 64x40"),
     ],
 )
 def test_a_label_of_another_kind_is_an_error_even_when_skipping(folders, draw, message):

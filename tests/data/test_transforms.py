@@ -1,4 +1,4 @@
-"""Training augmentation: the original's crops from the original's draws, and draws distributed as the original's."""
+"""Training augmentation: the original's random numbers give its crops, and our random numbers have its distribution."""
 
 import zlib
 
@@ -13,7 +13,7 @@ from keras_deeplab.pictures.resize import resize_nearest, resize_uint8
 
 BASE, RATIO, FLIP, SHARE = (160, 80), (0.5, 2.0), 0.5, 0.75
 CASES = range(10)
-SIGNIFICANCE = 0.001  # of each test below; the seeds are fixed, so a test passes always or never
+SIGNIFICANCE = 0.001  # of each statistical test; the seeds are fixed, so a test always passes or always fails
 
 
 def crc(array):
@@ -55,7 +55,7 @@ def test_the_resize_is_the_originals(golden, number):
 
 
 @pytest.mark.parametrize("number", CASES)
-def test_the_crop_is_where_the_original_takes_it(golden, number):
+def test_the_crop_is_at_the_originals_place(golden, number):
     image, label, draws, crop, zero = case(golden, number)
     label = transforms.reduce_zero_label(label) if zero else tf.constant(label)
     _, label = transforms.random_resize(image, label, draws.ratio, base=BASE)
@@ -79,6 +79,7 @@ def test_the_crop_is_the_originals(golden, number, way):
     height, width = original.shape[:2]
     shown, vector = image[:height, :width], width // 32 * 32  # see test_distortion_is_opencvs_in_8_bits
     assert np.abs(shown - original).max() <= 1 and np.mean((shown != original)[:, :vector]) <= 1e-3
+    # Beyond the original's crop there is only padding.
     assert np.all(image[height:] == np.float32(MEAN)) and np.all(image[:, width:] == np.float32(MEAN))
 
 
@@ -91,8 +92,8 @@ def test_padding_is_zero_after_the_models_normalisation(golden):
 
 @pytest.mark.parametrize("number", CASES)
 def test_the_steps_and_all_at_once_agree_value_for_value(golden, number):
-    for one, other in zip(step_by_step(*case(golden, number)), at_once(*case(golden, number)), strict=True):
-        assert np.array_equal(one, other)
+    for stepwise, fast in zip(step_by_step(*case(golden, number)), at_once(*case(golden, number)), strict=True):
+        assert np.array_equal(stepwise, fast)
 
 
 @pytest.mark.parametrize("way", [step_by_step, at_once])
@@ -103,8 +104,8 @@ def test_eager_and_tf_data_agree_value_for_value(golden, way):
         u = golden("transforms")["u"][number]
         data = tf.data.Dataset.from_tensors((image, label, u))
         data = data.map(lambda image, label, u, c=crop, z=zero: way(image, label, draws_of(u), c, z))
-        for one, other in zip(next(iter(data)), way(*case(golden, number)), strict=True):
-            assert np.array_equal(one, other)
+        for from_data, eager in zip(next(iter(data)), way(*case(golden, number)), strict=True):
+            assert np.array_equal(from_data, eager)
 
 
 def test_distortion_is_opencvs_in_8_bits(golden):
@@ -112,7 +113,7 @@ def test_distortion_is_opencvs_in_8_bits(golden):
 
     Ours truncates everywhere. On processors without FMA one value in 20,000 may differ from the vector code's, by one level.
     """
-    for width, most in ((32, 1), (61, 3)):
+    for width, largest in ((32, 1), (61, 3)):
         expected, u = golden("transforms")[f"distorted_{width}"], golden("transforms")["distorted_u"]
         noise = images(32, width, len(u))
         draws = [draws_of(np.concatenate([np.zeros(24), row])) for row in u]
@@ -120,11 +121,11 @@ def test_distortion_is_opencvs_in_8_bits(golden):
             [transforms.photometric(*pair) for pair in zip(noise, (d.photometric for d in draws), strict=True)]
         )
         difference = np.abs(ours.astype(int) - expected)
-        assert difference.max() <= most
+        assert difference.max() <= largest
         assert difference[:, :, :32].max() <= 1 and np.mean(difference[:, :, :32] > 0) <= 1e-4
 
 
-def test_a_part_of_a_resize_is_the_part_of_the_whole():
+def test_a_part_of_a_resized_picture_equals_that_part_of_the_full_resize():
     generator = np.random.default_rng(5)
     for _ in range(10):
         height, width, new_height, new_width = generator.integers(20, 90, 4).tolist()
@@ -145,20 +146,22 @@ def test_the_category_rule_counts_exactly():
     generator = np.random.default_rng(6)
     maps = [generator.choice(generator.integers(0, 256, n), size=(5, 7), p=generator.dirichlet(np.ones(n) / 2))
             for n in generator.integers(1, 7, 60)]  # fmt: skip
-    for many in (18, 19, 20, 24, 25, 39, 40):  # of 40: half, three quarters, all, and one less
+    for pixels in (18, 19, 20, 24, 25, 39, 40):  # of 40, near the shares that are tested
         for one, other in ((0, 1), (3, 255), (127, 128), (254, 0)):
-            maps.append(np.repeat([one, other, 7], [many, 40 - many, 0]).reshape(5, 8))
-            maps.append(np.repeat([one, other, 255], [many - 10, 40 - many, 10]).reshape(5, 8))
-    maps.append(np.repeat([127, 191, 223, 255], 10).reshape(5, 8))  # most have each bit, no class has all
+            maps.append(np.repeat([one, other, 7], [pixels, 40 - pixels, 0]).reshape(5, 8))
+            maps.append(np.repeat([one, other, 255], [pixels - 10, 40 - pixels, 10]).reshape(5, 8))
+    # Each bit is set in most pixels, but no class is large.
+    maps.append(np.repeat([127, 191, 223, 255], 10).reshape(5, 8))
     maps.append(np.full((5, 8), 255))
-    decided = set()
+    bound_suffices = set()
     for values in maps:
         for share in (0.3, 0.5, 0.75, 0.95):
-            assert bool(transforms._one_class_rules(tf.constant(values, tf.uint8), share)) == refused(values, share)
-        most, labelled = (int(x) for x in transforms._most_of_one_class(tf.constant(values, tf.uint8)))
-        assert labelled == np.sum(values != 255) and most >= np.bincount(values[values != 255], minlength=1).max()
-        decided.add(most < 0.75 * labelled)
-    assert len(decided) == 2
+            covers = transforms._class_covers_too_much(tf.constant(values, tf.uint8), share)
+            assert bool(covers) == refused(values, share)
+        bound, labelled = (int(x) for x in transforms._class_size_bound(tf.constant(values, tf.uint8)))
+        assert labelled == np.sum(values != 255) and bound >= np.bincount(values[values != 255], minlength=1).max()
+        bound_suffices.add(bound < 0.75 * labelled)
+    assert bound_suffices == {False, True}  # both ways of the rule are tested
 
 
 def test_nearest_takes_the_pixel_above_and_to_the_left():
@@ -172,7 +175,7 @@ def test_reduce_zero_label():
     assert reduced.dtype == tf.uint8 and reduced.numpy().tolist() == [255, 0, 1, 253, 255]
 
 
-# Distributions: 2,000 draws of ours against 2,000 of the original's.
+# Distributions: 2,000 draws of ours are compared with 2,000 draws of the original.
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +183,7 @@ def drawn_2000():
     seeds = tf.stack([tf.zeros(2000, tf.int64), tf.range(2000, dtype=tf.int64)], 1)
 
     @tf.function
-    def all_of(seeds):
+    def draw_all(seeds):
         return tf.map_fn(
             lambda seed: transforms.draw(seed, resize_ratio=RATIO, flip=FLIP),
             seeds,
@@ -192,11 +195,11 @@ def drawn_2000():
             ),
         )
 
-    return tf.nest.map_structure(lambda x: x.numpy(), all_of(seeds))
+    return tf.nest.map_structure(lambda x: x.numpy(), draw_all(seeds))
 
 
 def same_distribution(ours, originals):
-    """The two-sample test of Kolmogorov and Smirnov."""
+    """The two-sample test of Kolmogorov and Smirnov: whether it accepts that both samples have one distribution."""
     both = np.sort(np.concatenate([ours, originals]))
     shares = [np.searchsorted(np.sort(x), both, side="right") / len(x) for x in (ours, originals)]
     bound = np.sqrt(-np.log(SIGNIFICANCE / 2) / 2 * (1 / len(ours) + 1 / len(originals)))
@@ -204,7 +207,7 @@ def same_distribution(ours, originals):
 
 
 def same_counts(ours, originals):
-    """The two-sample test of Pearson, with Wilson and Hilferty's quantile."""
+    """Pearson's chi-squared test of two samples of counts, with Wilson and Hilferty's approximation of the quantile."""
     ours, originals = np.asarray(ours, float), np.asarray(originals, float)
     expected = (ours + originals) * (ours.sum() / (ours.sum() + originals.sum()))
     statistic = (((ours - expected) ** 2 / expected) * (1 + ours.sum() / originals.sum())).sum()
@@ -224,8 +227,8 @@ def test_switches_are_distributed_as_the_originals(golden, drawn_2000):
         assert same_counts([ours, 2000 - ours], [theirs, 2000 - theirs])
     flips, theirs = drawn_2000.flip.sum(), golden("transforms")["flips"]
     assert same_counts([flips, 2000 - flips], [theirs, 2000 - theirs])
-    assert not same_counts([flips - 150, 2150 - flips], [theirs, 2000 - theirs])  # the test does notice
-    for one in range(5):  # the switches are thrown independently
+    assert not same_counts([flips - 150, 2150 - flips], [theirs, 2000 - theirs])  # the test does notice a difference
+    for one in range(5):  # any two switches are independent
         for other in range(one):
             both = np.sum(on[one] & on[other])
             assert abs(both - 500) <= 3.29 * np.sqrt(2000 * 0.25 * 0.75)
@@ -246,7 +249,7 @@ def test_boxes_and_refusals_are_distributed_as_the_originals(golden, drawn_2000)
 
     @tf.function
     def boxes(offsets):
-        def one(offsets):
+        def place_and_attempts(offsets):
             box, _ = transforms.crop_offset(
                 lambda top, left: label[top : top + 24, left : left + 32],
                 (90, 160),
@@ -258,14 +261,14 @@ def test_boxes_and_refusals_are_distributed_as_the_originals(golden, drawn_2000)
             same = tf.reduce_all(tf.cast(tf.floor(offsets * margins), tf.int32) == tf.stack(box), axis=1)
             return tf.stack([*box, tf.argmax(same, output_type=tf.int32) + 1])
 
-        return tf.map_fn(one, offsets, fn_output_signature=tf.int32)
+        return tf.map_fn(place_and_attempts, offsets, fn_output_signature=tf.int32)
 
     top, left, attempts = boxes(tf.constant(drawn_2000.offsets)).numpy().T
     assert same_distribution(top, expected["offsets"][:, 0]) and same_distribution(left, expected["offsets"][:, 1])
     assert same_counts(np.bincount(attempts, minlength=12)[1:], np.bincount(expected["attempts"], minlength=12)[1:])
 
 
-def test_equal_seeds_give_equal_numbers_and_others_others():
+def test_equal_seeds_give_equal_numbers_and_different_seeds_different_ones():
     one, same, other = (
         transforms.draw(seed, resize_ratio=RATIO, flip=FLIP) for seed in ([3, 4], tf.constant([3, 4]), [4, 3])
     )

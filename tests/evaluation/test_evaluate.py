@@ -1,4 +1,4 @@
-"""mIoU as the original counts it: pooled over pictures, without ignored pixels and absent classes; stopped and resumed."""
+"""mIoU is the original's: over the pixels of all pictures, without ignored ones; evaluations can be stopped and resumed."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from keras_deeplab.data.pairs import FilePairs
 from keras_deeplab.evaluation.evaluate import confusion, scores
 from keras_deeplab.evaluation.metrics import MeanIoU
 from keras_deeplab.inference import predictions
-from keras_deeplab.inference.predictions import ahead
+from keras_deeplab.inference.predictions import prefetch_map
 
 NAME = "deeplabv3plus_r18-d8_512x512_80k_loveda"
 ELSEWHERE = SUPPORT / "evaluate_elsewhere.py"
@@ -28,13 +28,13 @@ ELSEWHERE = SUPPORT / "evaluate_elsewhere.py"
 def test_an_example_by_hand():
     truth = np.array([[0, 0, 1, 255]], np.uint8)
     predicted = np.array([[0, 1, 1, 3]], np.uint8)
-    found = scores(confusion(truth, predicted, 5))
-    assert found["IoU"] == [0.5, 0.5, None, None, None] and found["Acc"] == [0.5, 1.0, None, None, None]
-    assert [(scores["class"], scores["IoU"], scores["Acc"]) for scores in found["per_class"]] == [
+    result = scores(confusion(truth, predicted, 5))
+    assert result["IoU"] == [0.5, 0.5, None, None, None] and result["Acc"] == [0.5, 1.0, None, None, None]
+    assert [(values["class"], values["IoU"], values["Acc"]) for values in result["per_class"]] == [
         ("0", 50.0, 50.0), ("1", 50.0, 100.0), ("2", None, None), ("3", None, None), ("4", None, None)
     ]  # fmt: skip
-    assert found["Dice"] == pytest.approx([2 / 3, 2 / 3, None, None, None])
-    assert (found["mIoU"], found["mAcc"], found["aAcc"]) == pytest.approx((50.0, 75.0, 200 / 3))
+    assert result["Dice"] == pytest.approx([2 / 3, 2 / 3, None, None, None])
+    assert (result["mIoU"], result["mAcc"], result["aAcc"]) == pytest.approx((50.0, 75.0, 200 / 3))
 
 
 def test_random_label_maps_against_the_definition():
@@ -43,27 +43,27 @@ def test_random_label_maps_against_the_definition():
         truth = random.integers(0, classes, (40, 30)).astype(np.uint8)
         truth[random.random(truth.shape) < 0.2] = 255
         predicted = random.integers(0, classes, (40, 30)).astype(np.uint8)
-        found = scores(confusion(truth, predicted, classes))
+        result = scores(confusion(truth, predicted, classes))
         counted = truth != 255
         for k in range(classes):
             intersect = np.sum((truth == k) & (predicted == k) & counted)
             union = np.sum(((truth == k) | (predicted == k)) & counted)
-            assert found["IoU"][k] == (intersect / union if union else None)
-        assert found["mIoU"] == pytest.approx(100 * np.mean([v for v in found["IoU"] if v is not None]))
-        assert found["aAcc"] == pytest.approx(100 * np.mean(truth[counted] == predicted[counted]))
+            assert result["IoU"][k] == (intersect / union if union else None)
+        assert result["mIoU"] == pytest.approx(100 * np.mean([v for v in result["IoU"] if v is not None]))
+        assert result["aAcc"] == pytest.approx(100 * np.mean(truth[counted] == predicted[counted]))
         metric = MeanIoU(classes)
         metric.update_state(truth[None], predicted[None])
         assert np.array_equal(metric.counts(), confusion(truth, predicted, classes))
 
 
 def test_only_ignored_pixels_have_no_score():
-    found = scores(confusion(np.full((3, 3), 255, np.uint8), np.zeros((3, 3), np.uint8), 2))
-    assert found["IoU"] == [None, None] and np.isnan([found["mIoU"], found["mAcc"], found["aAcc"]]).all()
+    result = scores(confusion(np.full((3, 3), 255, np.uint8), np.zeros((3, 3), np.uint8), 2))
+    assert result["IoU"] == [None, None] and np.isnan([result["mIoU"], result["mAcc"], result["aAcc"]]).all()
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory):
-    """Pictures, label maps that are the model's own with blocks replaced, and the expected pixel counts."""
+def data_set(tmp_path_factory):
+    """(model, folder of pictures, folder of label maps, expected pixel counts); labels are predictions with changed blocks."""
     folder = tmp_path_factory.mktemp("evaluate")
     model, counts = drawn(NAME), np.zeros((7, 7), int)
     for kind in ("images", "labels", "from_one"):
@@ -82,25 +82,25 @@ def here(tmp_path_factory):
     return model, folder / "images", folder / "labels", counts
 
 
-def test_a_folder_is_scored_over_all_its_pixels(here):
-    model, images, labels, counts = here
-    found = kd.evaluate(model, images, labels)
-    assert found["confusion"] == counts.tolist() and found["images"] == 3 and 30 < found["mIoU"] < 95
+def test_a_folder_is_scored_over_all_its_pixels(data_set):
+    model, images, labels, counts = data_set
+    result = kd.evaluate(model, images, labels)
+    assert result["confusion"] == counts.tolist() and result["images"] == 3 and 30 < result["mIoU"] < 95
     expected = scores(counts, model.classes)
-    assert {name: found[name] for name in expected} == expected
+    assert {name: result[name] for name in expected} == expected
     first = Image.open(labels / "0.png"), kd.segment(model, images / "0.png")
-    assert found["pictures"][0] == {"name": "0", "mIoU": scores(confusion(*map(np.asarray, first), 7))["mIoU"]}
+    assert result["pictures"][0] == {"name": "0", "mIoU": scores(confusion(*map(np.asarray, first), 7))["mIoU"]}
     from_one = labels.with_name("from_one")
-    assert kd.evaluate(model, images, from_one, reduce_zero_label=True, progress=False) == found
+    assert kd.evaluate(model, images, from_one, reduce_zero_label=True, progress=False) == result
 
 
-def test_a_stopped_evaluation_goes_on_where_it_was(here, tmp_path, monkeypatch):
-    model, images, labels, _ = here
-    whole, state, asked = kd.evaluate(model, images, labels, progress=False), tmp_path / "state", []
+def test_a_stopped_evaluation_continues_where_it_stopped(data_set, tmp_path, monkeypatch):
+    model, images, labels, _ = data_set
+    expected, state, calls = kd.evaluate(model, images, labels, progress=False), tmp_path / "state", []
 
     def stop(*args, **options):
-        asked.append(1)
-        if len(asked) == 3:
+        calls.append(1)
+        if len(calls) == 3:
             raise KeyboardInterrupt
         return kd.segment(*args, **options)
 
@@ -108,13 +108,13 @@ def test_a_stopped_evaluation_goes_on_where_it_was(here, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         kd.evaluate(model, images, labels, resume=state, progress=False)
     assert len(json.loads(state.read_text())["pictures"]) == 2
-    assert kd.evaluate(model, images, labels, resume=state, progress=False) == whole and len(asked) == 4
-    assert kd.evaluate(model, images, labels, resume=state, progress=False) == whole and len(asked) == 4
+    assert kd.evaluate(model, images, labels, resume=state, progress=False) == expected and len(calls) == 4
+    assert kd.evaluate(model, images, labels, resume=state, progress=False) == expected and len(calls) == 4
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
-def test_a_state_of_something_else_is_refused(here, tmp_path):
-    model, images, labels, _ = here
+def test_a_resume_file_of_another_evaluation_is_refused(data_set, tmp_path):
+    model, images, labels, _ = data_set
     state, options = tmp_path / "state", {"progress": False, "resume": tmp_path / "state"}
     kd.evaluate(model, images, labels, **options)
     other = drawn(NAME)
@@ -129,65 +129,65 @@ def test_a_state_of_something_else_is_refused(here, tmp_path):
         with pytest.raises(ValueError, match=f"holds the evaluation of another {what}. Name another file"):
             change()
     state.write_text(state.read_text()[:-9])
-    with pytest.raises(ValueError, match="is no unfinished evaluation"):
+    with pytest.raises(ValueError, match="is not the file of an unfinished evaluation, .* Name another file"):
         kd.evaluate(model, images, labels, **options)
     with pytest.raises(FileNotFoundError):
         kd.evaluate(model, images, labels, resume=tmp_path / "none" / "state", progress=False)
 
 
-def test_pictures_are_read_ahead_in_order_and_errors_come_through():
-    seen = []
+def test_items_are_prefetched_in_order_and_errors_come_through():
+    started = []
 
     def slow(i):
         time.sleep(0.02 * (3 - i % 3))
-        seen.append(i)
+        started.append(i)
         return 1 // (i - 8)
 
-    found = ahead(slow, range(12), 3)
-    assert [next(found) for _ in range(3)] == [1 // (i - 8) for i in range(3)] and max(seen) < 10
-    with pytest.raises(ZeroDivisionError):
-        list(found)
+    results = prefetch_map(slow, range(12), 3)
+    assert [next(results) for _ in range(3)] == [1 // (i - 8) for i in range(3)] and max(started) < 10
+    with pytest.raises(ZeroDivisionError):  # item 8
+        list(results)
 
 
 @pytest.mark.parametrize("label, message", [
-    (np.full((60, 80), 9, np.uint8), "Labels are 0..6, and 255 .* has 9"),
-    (np.zeros((60, 81), np.uint8), "81x60"),
-    (np.zeros((60, 80, 3), np.uint8), "mode RGB"),
-    (np.zeros((60, 80), np.uint16), "mode I;16"),
+    (np.full((60, 80), 9, np.uint8), "Labels must be 0..6, or 255 .* Received: .*0.png with 9"),
+    (np.zeros((60, 81), np.uint8), "of 81x60, .* of 80x60"),
+    (np.zeros((60, 80, 3), np.uint8), "of mode RGB"),
+    (np.zeros((60, 80), np.uint16), "of mode I;16"),
 ])  # fmt: skip
-def test_wrong_labels_name_the_file(here, label, message, tmp_path):
+def test_wrong_labels_name_the_file(data_set, label, message, tmp_path):
     Image.fromarray(label).save(tmp_path / "0.png")
     with pytest.raises(ValueError, match=message) as error:
-        kd.evaluate(here[0], [here[1] / "0.png"], [tmp_path / "0.png"], progress=False)
+        kd.evaluate(data_set[0], [data_set[1] / "0.png"], [tmp_path / "0.png"], progress=False)
     assert "0.png" in str(error.value)
 
 
-def test_damaged_files_and_wrong_options_are_named(here, tmp_path):
-    model, images, labels, _ = here
+def test_damaged_files_and_wrong_options_are_named(data_set, tmp_path):
+    model, images, labels, _ = data_set
     (tmp_path / "0.png").write_bytes((images / "0.png").read_bytes()[:900])
     with pytest.raises(ValueError, match="0.png"):
         kd.evaluate(model, [tmp_path / "0.png"], [labels / "0.png"], progress=False)
     with pytest.raises(ValueError, match="0.png cannot be read as a label map"):
         kd.evaluate(model, [images / "0.png"], [tmp_path / "0.png"], progress=False)
-    with pytest.raises(ValueError, match=r"devices is a list .* Received: \[\]"):
+    with pytest.raises(ValueError, match=r"devices must be a list .* Received: \[\]"):
         kd.evaluate(model, images, labels, devices=[], progress=False)
     prepared = FilePairs([images / "0.png"], [labels / "0.png"])
     prepared.train_ids = True
-    with pytest.raises(ValueError, match="Prepared labels count from 0"):
+    with pytest.raises(ValueError, match="Prepared labels count from 0 .* Leave it out"):
         kd.evaluate(model, prepared, reduce_zero_label=True, progress=False)
 
 
-def test_two_devices_share_the_pictures_and_find_the_same(here):
-    model, images, labels, _ = here
+def test_two_devices_share_the_pictures_and_give_the_same_counts(data_set):
+    model, images, labels, _ = data_set
     command = [sys.executable, ELSEWHERE, "devices", images, labels]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found = json.loads(printed.splitlines()[-1])
-    assert found["confusion"] == kd.evaluate(model, images, labels, progress=False)["confusion"]
-    assert found["devices"] == ["CPU:0", "CPU:1"] and [p["name"] for p in found["pictures"]] == list("012")
+    result = json.loads(printed.splitlines()[-1])
+    assert result["confusion"] == kd.evaluate(model, images, labels, progress=False)["confusion"]
+    assert result["devices"] == ["CPU:0", "CPU:1"] and [p["name"] for p in result["pictures"]] == list("012")
 
 
 @pytest.mark.slow
-def test_500_pictures_killed_halfway_give_the_same_number(tmp_path):
+def test_500_pictures_give_the_same_scores_after_a_kill_halfway(tmp_path):
     random, state = np.random.default_rng(0), tmp_path / "state"
     for kind in ("images", "labels"):
         (tmp_path / kind).mkdir()
@@ -206,5 +206,5 @@ def test_500_pictures_killed_halfway_give_the_same_number(tmp_path):
     assert 200 <= done < 450
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     os.remove(state)
-    again = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert json.loads(printed.splitlines()[-1]) == json.loads(again.splitlines()[-1])
+    uninterrupted = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert json.loads(printed.splitlines()[-1]) == json.loads(uninterrupted.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""Writes datasets.npz: what mmsegmentation's converters and data set classes make of the miniatures of tests/data.
+"""Writes datasets.npz: what mmsegmentation's converters and data set classes make of the miniatures of tests/support.
 
     python make_datasets.py
 
@@ -22,12 +22,12 @@ import make_networks  # noqa: E402, F401 (makes mmseg importable)
 import mmcv  # noqa: E402
 import mmseg  # noqa: E402
 import mmseg.datasets  # noqa: E402
-from data import miniatures  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmseg.registry import DATASETS  # noqa: E402
 from PIL import Image  # noqa: E402
 from pycocotools import mask as run_length  # noqa: E402
+from support import miniatures  # noqa: E402
 
 MIM = pathlib.Path(mmseg.__file__).parent / ".mim"
 CONFIGS = {

@@ -1,4 +1,4 @@
-"""Writes logits.npz and segment.npz: what mmsegmentation gives for the weights and pictures of tests/drawn.py.
+"""Writes logits.npz and segment.npz: what mmsegmentation gives for the weights and pictures of tests/support/drawn.py.
 
     python make_networks.py [--full]
 

@@ -2,8 +2,9 @@
 
     python make_training.py
 
-Needs what make_networks.py needs. Kept for each row of `drawn.TRAINED`: the losses of every step (decode, auxiliary), and of
-every tensor of the state dict, in the order of their names, `few` values after the last step and the largest change.
+Needs what make_networks.py needs. Kept for each row of `drawn.TRAINING_RUNS`: the losses of every step (decode, auxiliary),
+and of every tensor of the state dict, in the order of their names, `evenly_spaced` values after the last step and the largest
+change.
 """
 
 import pathlib
@@ -20,7 +21,7 @@ from mmengine.optim import PolyLR, build_optim_wrapper  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.structures import PixelData  # noqa: E402
 from mmseg.structures import SegDataSample  # noqa: E402
-from support.drawn import TRAINED, batches, few  # noqa: E402
+from support.drawn import TRAINING_RUNS, batches, evenly_spaced  # noqa: E402
 
 
 def sample_of(labels):
@@ -52,14 +53,14 @@ def train(path, iterations, steps, size, rate, min_kept):
         schedule.step()
     yield "losses", np.array(losses)
     after = {name: tensor for name, tensor in sorted(model.state_dict().items()) if tensor.ndim}
-    yield "few", np.concatenate([few(tensor.numpy()) for tensor in after.values()])
+    yield "few", np.concatenate([evenly_spaced(tensor.numpy()) for tensor in after.values()])
     yield "change", np.array([float((tensor - before[name]).abs().max()) for name, tensor in after.items()])
 
 
 if __name__ == "__main__":
     init_default_scope("mmseg")
     kept = {}
-    for name, (steps, size, rate, min_kept) in TRAINED.items():
+    for name, (steps, size, rate, min_kept) in TRAINING_RUNS.items():
         iterations = 300_000 if "300k" in name else 80_000
         for key, value in train(networks.configs()[name], iterations, steps, size, rate, min_kept):
             kept[f"{name}/{key}"] = value

@@ -1,4 +1,4 @@
-"""JAX and PyTorch give TensorFlow's, that is the original's, logits, and `segment` its labels."""
+"""JAX and PyTorch give the logits of the original, as TensorFlow does, and `segment` the same labels."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ def test_other_backends_give_the_originals_logits(name, backend, tmp_path, golde
 @pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.slow)])
 def test_layers_keep_their_promises_on_other_backends(backend):
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", str(ROOT / "tests/networks/test_layer_promises.py")]
-    done = subprocess.run(
+    process = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "KERAS_BACKEND": backend}, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-2000:]
+    assert process.returncode == 0 and " passed" in process.stdout, process.stdout[-2000:]

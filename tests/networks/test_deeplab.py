@@ -1,4 +1,4 @@
-"""What a model promises beside its logits: it changes nothing when called, takes any size and type, keeps itself in a file."""
+"""Calls change no variable of a model, any size and dtype is accepted, files keep everything, and errors name the rule."""
 
 import hashlib
 import inspect
@@ -23,6 +23,7 @@ def model():
 
 
 def relative(a, b):
+    """The largest difference over the standard deviation."""
     return float(np.abs(np.asarray(a) - np.asarray(b)).max() / np.std(b))
 
 
@@ -86,8 +87,8 @@ def test_float64_agrees_with_float32(model):
 
 @pytest.mark.parametrize("name, fine, coarse", [(DENSE, 8, 32), (DENSE, 8, 16), (D16, 8, 16)])
 def test_dense_features_subsampled_equal_the_strided_ones(name, fine, coarse):
-    # Chen et al. 2017: taking strides out and putting rates in computes the same features, only more densely. (Not so for
-    # R-18, whose second convolution of a block has no rate in the original.)
+    # Chen et al. 2017: a network with rates in place of strides computes the same features, only more densely. (This does not
+    # hold for R-18, where in the original the second convolution of a block has no rate.)
     x = images(97, 129).astype("float32")
     models = []
     for output_stride in (fine, coarse):
@@ -149,13 +150,13 @@ def test_the_policy_of_other_layers_stays_as_it_was():
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(backbone="r34"), "backbone is one of r18, r50, r101, r18b, r50b, r101b"),
-        (dict(base_channels=0), "base_channels is a positive integer"),
-        (dict(aspp_channels=2.5), "aspp_channels is a positive integer"),
-        (dict(output_stride=4), "output_stride is 8, 16 or 32"),
-        (dict(dropout=1.0), "dropout is"),
-        (dict(classes=("a", "b")), "classes has 19 names"),
-        (dict(multi_grid=(1, 2)), "multi_grid has one rate"),
+        (dict(backbone="r34"), "backbone must be one of r18, r50, r101, r18b, r50b, r101b"),
+        (dict(base_channels=0), "base_channels must be a positive integer"),
+        (dict(aspp_channels=2.5), "aspp_channels must be a positive integer"),
+        (dict(output_stride=4), "output_stride must be 8, 16 or 32"),
+        (dict(dropout=1.0), "dropout must be a share"),
+        (dict(classes=("a", "b")), "classes must have 19 names"),
+        (dict(multi_grid=(1, 2)), "multi_grid must have one rate"),
     ],
 )
 def test_wrong_options_name_the_rule_and_what_came(options, message):
@@ -165,7 +166,7 @@ def test_wrong_options_name_the_rule_and_what_came(options, message):
 
 
 def test_v3_takes_no_decoder_width():
-    with pytest.raises(ValueError, match="no decoder"):
+    with pytest.raises(ValueError, match="must be left out for DeepLabV3, which has no decoder"):
         kd.DeepLabV3(19, low_level_channels=48)
 
 
@@ -176,7 +177,7 @@ def test_every_colour_of_the_default_palette_is_another():
 
 @pytest.mark.parametrize("name, digest", [(ROW, "14a0d15018e74e75"), (DENSE, "1be58a651bda997d")])
 def test_layers_keep_their_order(name, digest):
-    # Keras names the weights in a .keras file by it: in another order, files saved before are not read.
+    # Keras names the weights in a .keras file after the order of the layers. In another order, old files could not be read.
     names = " ".join(layer.name for layer in drawn(name, auxiliary_head=True).layers if layer.weights)
     assert hashlib.sha256(names.encode()).hexdigest()[:16] == digest
 
@@ -191,7 +192,7 @@ def test_numpy_numbers_are_taken_as_pythons_are(tmp_path):
 
 @pytest.mark.parametrize("classes", [0, -1, 2.0, True, "3", None])
 def test_a_class_count_is_a_positive_integer(classes):
-    with pytest.raises(ValueError, match="num_classes is a positive integer. Received: "):
+    with pytest.raises(ValueError, match="num_classes must be a positive integer. Received: "):
         kd.DeepLabV3(classes)
 
 

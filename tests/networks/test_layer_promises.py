@@ -1,4 +1,4 @@
-"""Every option that Keras's layers have is honoured or refused by name; test_backends runs this file on other backends too."""
+"""Layers honour each option of Keras's layers, or refuse it by name. test_backends.py runs this file on other backends too."""
 
 import keras
 import numpy as np
@@ -15,8 +15,8 @@ def maps(height, width, channels=4):
     return random.standard_normal((2, height, width, channels)).astype("float32")
 
 
-def defined(x, kernel, strides=(1, 1), rates=(1, 1), groups=1):
-    """The convolution of the definition, padded alike on both sides by rate * (size // 2), by axis."""
+def convolution(x, kernel, strides=(1, 1), rates=(1, 1), groups=1):
+    """A convolution by its definition, with rate * (size // 2) zeros on both sides along each axis."""
     rows, columns, _, filters = kernel.shape
     pad = rates[0] * (rows // 2), rates[1] * (columns // 2)
     height, width = x.shape[1:3]
@@ -25,8 +25,8 @@ def defined(x, kernel, strides=(1, 1), rates=(1, 1), groups=1):
     for i in range(rows):
         for j in range(columns):
             part = x[:, i * rates[0] :, j * rates[1] :][:, :height, :width][:, :: strides[0], :: strides[1]]
-            split = np.split(part, groups, -1), np.split(kernel[i, j], groups, -1)
-            total = total + np.concatenate([a @ b for a, b in zip(*split, strict=True)], -1)
+            parts, matrices = np.split(part, groups, -1), np.split(kernel[i, j], groups, -1)
+            total = total + np.concatenate([a @ b for a, b in zip(parts, matrices, strict=True)], -1)
     return total
 
 
@@ -51,10 +51,10 @@ def defined(x, kernel, strides=(1, 1), rates=(1, 1), groups=1):
 )
 def test_a_convolution_honours_sizes_strides_rates_and_groups(kernel_size, options, size):
     layer, x = AtrousConv2D(6, kernel_size, **options), maps(*size)
-    found = ops.convert_to_numpy(layer(x))
-    expected = defined(x, ops.convert_to_numpy(layer.kernel), layer.strides, layer.dilation_rate, layer.groups)
-    assert found.shape == expected.shape == tuple(layer.compute_output_shape(x.shape))
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    result = ops.convert_to_numpy(layer(x))
+    expected = convolution(x, ops.convert_to_numpy(layer.kernel), layer.strides, layer.dilation_rate, layer.groups)
+    assert result.shape == expected.shape == tuple(layer.compute_output_shape(x.shape))
+    np.testing.assert_allclose(result, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -70,15 +70,15 @@ def test_a_convolution_honours_sizes_strides_rates_and_groups(kernel_size, optio
 )
 def test_a_depthwise_convolution_honours_sizes_strides_rates_and_multipliers(kernel_size, options, size):
     layer, x = AtrousDepthwiseConv2D(kernel_size, **options), maps(*size)
-    found = ops.convert_to_numpy(layer(x))
+    result = ops.convert_to_numpy(layer(x))
     kernel = ops.convert_to_numpy(layer.kernel)  # (k, k, C, multiplier)
     channels, multiplier = kernel.shape[2:]
     dense = np.zeros((*kernel.shape[:2], channels, channels * multiplier), "float32")
     for c in range(channels):
         dense[:, :, c, c * multiplier : (c + 1) * multiplier] = kernel[:, :, c]
-    expected = defined(x, dense, layer.strides, layer.dilation_rate)
-    assert found.shape == expected.shape == tuple(layer.compute_output_shape(x.shape))
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    expected = convolution(x, dense, layer.strides, layer.dilation_rate)
+    assert result.shape == expected.shape == tuple(layer.compute_output_shape(x.shape))
+    np.testing.assert_allclose(result, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("layer", [AtrousConv2D(6, 3, activation="relu"), AtrousDepthwiseConv2D(3, activation="relu")])
@@ -86,25 +86,25 @@ def test_an_activation_is_applied_after_the_bias(layer):
     x = maps(9, 12)
     layer.build(x.shape)
     layer.bias.assign(random.standard_normal(layer.bias.shape))
-    found = ops.convert_to_numpy(layer(x))
+    result = ops.convert_to_numpy(layer(x))
     layer.activation = keras.activations.linear
     plain = ops.convert_to_numpy(layer(x))
     assert plain.min() < 0
-    np.testing.assert_allclose(found, np.maximum(plain, 0), atol=1e-6)
+    np.testing.assert_allclose(result, np.maximum(plain, 0), atol=1e-6)
 
 
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda: AtrousConv2D(4, 2), r"AtrousConv2D has a kernel of odd sizes.*Received: 2"),
-        (lambda: AtrousConv2D(4, (3, 4)), r"odd sizes.*Received: \(3, 4\)"),
+        (lambda: AtrousConv2D(4, 2), r"AtrousConv2D needs odd kernel sizes.*Received: 2"),
+        (lambda: AtrousConv2D(4, (3, 4)), r"odd kernel sizes.*Received: \(3, 4\)"),
         (
             lambda: AtrousConv2D(4, 3, padding="valid"),
-            r"pads alike on both sides: leave `padding` out. Received: 'valid'",
+            r"pads both sides equally: leave `padding` out. Received: 'valid'",
         ),
         (lambda: AtrousConv2D(4, 3, data_format="channels_first"), r"channels last.*Received: 'channels_first'"),
         (lambda: AtrousConv2D(4, 3, strides=2, dilation_rate=2), "strides"),
-        (lambda: AtrousDepthwiseConv2D(4), r"AtrousDepthwiseConv2D has a kernel of odd sizes"),
+        (lambda: AtrousDepthwiseConv2D(4), r"AtrousDepthwiseConv2D needs odd kernel sizes"),
         (lambda: AtrousDepthwiseConv2D(3, strides=(1, 2)), r"one stride for both axes. Received: strides=\(1, 2\)"),
         (lambda: AtrousDepthwiseConv2D(3, strides=2, dilation_rate=2), "a stride or a rate above 1, not both"),
         (lambda: BatchNorm()(maps(3, 3), mask=np.ones((2, 3, 3))), "BatchNorm takes no mask"),
@@ -128,16 +128,16 @@ def test_a_norm_honours_scale_center_and_axis(shape, axis, options, training):
     for name, value in dict(moving_mean=running[0], moving_variance=running[1], gamma=scale, beta=offset).items():
         if getattr(layer, name) is not None:
             getattr(layer, name).assign(value)
-    found = np.moveaxis(ops.convert_to_numpy(layer(x, training=training)), axis, -1)
-    last = np.moveaxis(x, axis, -1)
-    flat = last.reshape(-1, channels)
+    result = np.moveaxis(ops.convert_to_numpy(layer(x, training=training)), axis, -1)
+    channels_last = np.moveaxis(x, axis, -1)
+    flat = channels_last.reshape(-1, channels)
     mean, variance = (flat.mean(0), flat.var(0)) if training else running
-    expected = (last - mean) / np.sqrt(variance + 1e-5)
+    expected = (channels_last - mean) / np.sqrt(variance + 1e-5)
     expected = expected * (scale if layer.gamma is not None else 1) + (offset if layer.beta is not None else 0)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(result, expected, atol=1e-4)
     if training:
-        kept = 0.9 * running[1] + 0.1 * flat.var(0, ddof=1)
-        np.testing.assert_allclose(ops.convert_to_numpy(layer.moving_variance), kept, rtol=1e-4)
+        moving_variance = 0.9 * running[1] + 0.1 * flat.var(0, ddof=1)
+        np.testing.assert_allclose(ops.convert_to_numpy(layer.moving_variance), moving_variance, rtol=1e-4)
 
 
 def test_layers_are_channels_last_whatever_the_configuration_says():

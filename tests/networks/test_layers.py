@@ -1,4 +1,4 @@
-"""The layers against numpy: convolution padded on both sides at any rate, PyTorch's norm, bilinear resize."""
+"""The layers give what numpy gives: convolutions padded on both sides at any rate, PyTorch's batch norm, bilinear resize."""
 
 import keras
 import numpy as np
@@ -57,11 +57,11 @@ def test_atrous_convolutions_have_a_float64_gradient(layer):
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(layer(x) ** 2)
     slope = float(tf.reduce_sum(tape.gradient(loss, layer.kernel.value) * step))
-    ends = []
+    losses = []  # one step to either side
     for move in (step, -2 * step):
         layer.kernel.assign_add(move)
-        ends.append(float(tf.reduce_sum(layer(x) ** 2)))
-    assert abs((ends[0] - ends[1]) / 2 - slope) <= 1e-11 * ends[0]  # exact for a quadratic function
+        losses.append(float(tf.reduce_sum(layer(x) ** 2)))
+    assert abs((losses[0] - losses[1]) / 2 - slope) <= 1e-11 * losses[0]  # exact for a quadratic function
 
 
 @pytest.mark.parametrize("dtype, bound", [("float32", 1e-6), ("float64", 1e-15), ("mixed_bfloat16", 1e-2)])
@@ -89,6 +89,7 @@ def test_a_frozen_batch_norm_uses_its_statistics_in_training_too():
 
 
 def interpolated(x, height, width, align_corners):
+    """Bilinear resize by its definition: linear interpolation along the height, then along the width."""
     for axis, size in ((1, height), (2, width)):
         n = x.shape[axis]
         out = np.arange(size)
@@ -138,7 +139,8 @@ def test_kernels_are_drawn_unless_they_are_to_start_as_zeros():
     initializer = he_normal()
     with kernels_start_as_zeros():
         assert not np.any(initializer((3, 3, 64, 32), "float32"))
-    drawn = np.asarray(initializer((3, 3, 64, 32), "float32"))
-    assert drawn.std() == pytest.approx((2 / (9 * 32)) ** 0.5, rel=0.02)  # by the products that an input takes part in
+    kernel = np.asarray(initializer((3, 3, 64, 32), "float32"))
+    fan_out = 9 * 32  # the number of products that an input takes part in
+    assert kernel.std() == pytest.approx((2 / fan_out) ** 0.5, rel=0.02)
     copy = keras.initializers.deserialize(keras.initializers.serialize(initializer))
     assert type(copy) is type(initializer) and copy.get_config() == initializer.get_config()

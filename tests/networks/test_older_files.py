@@ -1,10 +1,10 @@
-"""What version 0.1 saved, and what it called things, works one release longer (tests/golden/make_saved.py made the files)."""
+"""Files and argument names of version 0.1 still work (tests/golden/make_saved.py made the files)."""
 
 import keras
 import numpy as np
 import pytest
 from support import GOLDEN
-from support.drawn import batches, few, images
+from support.drawn import batches, evenly_spaced, images
 from support.narrow import drawn
 
 import keras_deeplab as kd
@@ -25,8 +25,8 @@ def expected():
 def test_a_folded_model_of_version_0_1_gives_its_logits(expected):
     model = keras.saving.load_model(SAVED / "folded.keras")
     assert type(model) is kd.DeepLabV3Plus and model.row == ROW and not model.get_config()["norms"]
-    found = np.asarray(model(images(33, 47)))
-    assert np.abs(found - expected["logits"]).max() <= 1e-5 * expected["logits"].std()
+    logits = np.asarray(model(images(33, 47)))
+    assert np.abs(logits - expected["logits"]).max() <= 1e-5 * expected["logits"].std()
 
 
 def test_a_training_run_of_version_0_1_continues(expected):
@@ -36,17 +36,17 @@ def test_a_training_run_of_version_0_1_continues(expected):
     recipes.find(ROW).compile(model, 4, freeze=["norms"])
     model.optimizer.build(model.trainable_variables)
     resume.restore(model, path)
-    before = np.concatenate([few(weight) for weight in model.get_weights()])
+    before = np.concatenate([evenly_spaced(weight) for weight in model.get_weights()])
     pictures, labels = batches(4, 2, 33, 49, 19)
     for step in (2, 3):
         model.train_on_batch(pictures[step].astype("float64"), labels[step])
-    found = np.concatenate([few(weight) for weight in model.get_weights()])
+    weights = np.concatenate([evenly_spaced(weight) for weight in model.get_weights()])
     change = np.abs(expected["weights"] - before).max()
-    assert change > 0 and np.abs(found - expected["weights"]).max() <= 1e-9 * change
+    assert change > 0 and np.abs(weights - expected["weights"]).max() <= 1e-9 * change
 
 
 @pytest.mark.parametrize(
-    "old, now",
+    "old, new",
     [
         (dict(depth=18), dict(backbone="r18")),
         (dict(stem="b"), dict(backbone="r50b")),
@@ -54,16 +54,16 @@ def test_a_training_run_of_version_0_1_continues(expected):
         (dict(folded=True), dict(norms=False)),
     ],
 )
-def test_old_argument_names_work_and_warn(old, now):
-    with pytest.warns(FutureWarning, match=f"{list(old)[0]}.* new names and go with version 0.3: write backbone="):
+def test_old_argument_names_work_and_warn(old, new):
+    with pytest.warns(FutureWarning, match=f"0.3 removes .* Received: {', '.join(old)}. Write backbone=.* instead"):
         model = kd.DeepLabV3(3, **WIDTHS, **old)
-    assert model.get_config() == {**kd.DeepLabV3(3, **WIDTHS, **now).get_config(), "name": model.name}
+    assert model.get_config() == {**kd.DeepLabV3(3, **WIDTHS, **new).get_config(), "name": model.name}
 
 
 def test_unknown_arguments_are_refused_by_name():
     with pytest.raises(TypeError, match="DeepLab has no argument deepth"):
         kd.DeepLabV3(3, deepth=18)
-    with pytest.raises(ValueError, match="depth is 18, 50 or 101, stem is .* Received: 34, 'v1c'"):
+    with pytest.raises(ValueError, match="depth must be 18, 50 or 101, stem .* Received: 34, 'v1c'"):
         kd.DeepLabV3(3, depth=34)
 
 

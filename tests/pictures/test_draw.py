@@ -1,4 +1,4 @@
-"""Label maps as pictures: ids survive, colours are the palette's, the legend names what is there."""
+"""Pictures of label maps: ids are kept, colours are those of the palette, and the legend names the classes that occur."""
 
 import numpy as np
 from PIL import Image
@@ -20,7 +20,7 @@ def test_palette_pictures_hold_ids_and_show_colours(tmp_path):
     )
 
 
-def test_overlays_blend_and_leave_what_is_ignored():
+def test_overlays_blend_the_classes_and_leave_ignored_pixels():
     picture = np.full((*LABELS.shape, 3), 100, np.uint8)
     drawn = np.asarray(kd.overlay(picture, LABELS, ("road", "sky"), PALETTE, opacity=0.5))
     assert drawn.shape[1] == 160 and drawn.shape[0] > 100

@@ -1,4 +1,4 @@
-"""Pictures of every kind are read as OpenCV reads them, upright, or refused clearly; resized bit for bit as OpenCV does."""
+"""Pictures of every kind are read and resized bit for bit as OpenCV does, and turned upright; others are refused."""
 
 import shutil
 import zlib
@@ -23,7 +23,7 @@ def test_files_are_read_as_opencv_reads_them(name, golden):
 
 
 @pytest.mark.parametrize("name", READABLE)
-def test_pil_images_are_read_as_their_files(name, golden):
+def test_pil_images_are_read_like_their_files(name, golden):
     with Image.open(PICTURES / name) as image:
         assert np.array_equal(read_image(image), golden("pictures")[name])
 
@@ -34,7 +34,7 @@ def test_all_eight_orientations_are_different_and_upright(golden):
     assert len({image.tobytes() for image in turned}) == 8
 
 
-def test_arrays_are_taken_as_they_are():
+def test_arrays_keep_their_values():
     rgb = picture(9, 7, seed=0)
     assert np.array_equal(read_image(rgb), rgb)
     assert (
@@ -86,20 +86,20 @@ def test_other_formats_are_read_by_pillow(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["orientation6.jpg", "orientation6.png"])
-def test_damaged_exif_is_no_turn_and_no_crash(name, tmp_path):
+def test_damaged_exif_never_stops_the_reading(name, tmp_path):
     data = bytearray((PICTURES / name).read_bytes())
-    at = data.index(b"\x01\x12")  # the orientation's tag, big-endian
-    plain = read_image(PICTURES / "orientation1.jpg").shape if name.endswith("jpg") else (17, 24, 3)
-    for change in ({at + 9: 9}, {at + 9: 0}, {at: 0x7F}, {at - 3: 0xFF, at - 2: 0xFF}, {at - 6: 0xFF}):
+    tag = data.index(b"\x01\x12")  # position of the orientation's tag, big-endian
+    shape = read_image(PICTURES / "orientation1.jpg").shape if name.endswith("jpg") else (17, 24, 3)
+    for change in ({tag + 9: 9}, {tag + 9: 0}, {tag: 0x7F}, {tag - 3: 0xFF, tag - 2: 0xFF}, {tag - 6: 0xFF}):
         broken = bytearray(data)
         for position, value in change.items():
             broken[position] = value
         shutil.copy(PICTURES / name, tmp_path / name)
         (tmp_path / name).write_bytes(broken)
         try:
-            assert sorted(read_image(tmp_path / name).shape) == sorted(plain)
+            assert sorted(read_image(tmp_path / name).shape) == sorted(shape)
         except ValueError:
-            assert name.endswith("png")  # the chunk's checksum
+            assert name.endswith("png")  # the checksum of the PNG's chunk no longer fits
 
 
 def test_resize_equals_opencv(golden):
@@ -115,11 +115,11 @@ def test_resize_equals_opencv(golden):
 @pytest.mark.parametrize(
     "size, box, expected",
     [
-        ((1024, 2048), (2048, 1024), (1024, 2048)),  # Cityscapes as it is
+        ((1024, 2048), (2048, 1024), (1024, 2048)),  # Cityscapes keeps its size
         ((333, 500), (2048, 512), (512, 769)),
         ((500, 333), (2048, 512), (769, 512)),
-        ((100, 1000), (2048, 512), (205, 2048)),  # the long side limits
-        ((1, 3000), (520, 520), (1, 520)),  # never less than a pixel
+        ((100, 1000), (2048, 512), (205, 2048)),  # the long side of the box is the limit
+        ((1, 3000), (520, 520), (1, 520)),  # at least one pixel
     ],
 )
 def test_pictures_keep_their_ratio_in_the_box(size, box, expected):

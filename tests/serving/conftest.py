@@ -1,4 +1,4 @@
-"""Narrow rows with a small box and small windows, each exported once and only if a test asks for it."""
+"""Narrow models with a small box and small windows, and their SavedModels, each made once and only if a test uses it."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from support.narrow import drawn
 
 import keras_deeplab as kd
 
-MODELS = {  # row, and a protocol like its own, scaled down
+MODELS = {  # kind: (row, a smaller version of its protocol)
     "whole": ("deeplabv3plus_r18-d8_512x512_80k_loveda", kd.Protocol("whole", resize=(128, 96))),
     "slide": (
         "deeplabv3_r50-d8_769x769_80k_cityscapes",
@@ -16,8 +16,8 @@ MODELS = {  # row, and a protocol like its own, scaled down
 }
 
 
-class Made(dict):
-    """{kind: what `make` makes of it}, made at the first use."""
+class MadeOnFirstUse(dict):
+    """{kind: make(kind)}, where each value is made when it is used first."""
 
     def __init__(self, make):
         super().__init__()
@@ -30,7 +30,7 @@ class Made(dict):
 
 @pytest.fixture(scope="session")
 def models():
-    """{kind: model}, whose classifiers spread the classes."""
+    """{kind: model}. A random bias of the classifier makes several classes occur in the label maps."""
 
     def make(kind):
         row, protocol = MODELS[kind]
@@ -39,28 +39,28 @@ def models():
         model.get_layer("decode_head-conv_seg").bias.assign(bias)
         return model
 
-    return Made(make)
+    return MadeOnFirstUse(make)
 
 
 @pytest.fixture(scope="session")
 def folders(models, tmp_path_factory):
-    """{kind: folder of its SavedModel}, which takes small pictures only."""
+    """{kind: folder of its SavedModel}, which takes pictures of at most 20,000 pixels."""
     folder = tmp_path_factory.mktemp("served")
 
     def make(kind):
         kd.export_saved_model(models[kind], folder / kind, max_pixels=20_000)
         return folder / kind
 
-    return Made(make)
+    return MadeOnFirstUse(make)
 
 
 @pytest.fixture(scope="session")
 def loaded(folders):
-    """{kind: what TensorFlow loads}."""
-    return Made(lambda kind: tf.saved_model.load(folders[kind]))
+    """{kind: the SavedModel as TensorFlow loads it}."""
+    return MadeOnFirstUse(lambda kind: tf.saved_model.load(folders[kind]))
 
 
 @pytest.fixture(scope="session")
 def signatures(loaded):
     """{kind: {signature: function}}."""
-    return Made(lambda kind: loaded[kind].signatures)
+    return MadeOnFirstUse(lambda kind: loaded[kind].signatures)

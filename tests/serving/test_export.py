@@ -1,4 +1,4 @@
-"""The SavedModel gives `segment`'s labels, in a process that cannot import Keras, for any sizes and turns."""
+"""The SavedModel gives the labels of `segment`, also in a process without Keras, for all sizes and Exif orientations."""
 
 import hashlib
 import json
@@ -25,30 +25,31 @@ from keras_deeplab.serving.verify import WITHOUT_KERAS
 PICTURES = GOLDEN / "pictures"
 KINDS = ("whole", "slide")
 SIZES = ((60, 80), (1, 1))
+# A program with the arguments: .npz of pictures, .npz of results to write, SavedModels. It calls all signatures.
 EVERY_SIGNATURE = """
 import numpy as np, tensorflow as tf
 source, target, *folders = sys.argv[1:]
-pictures, answers = np.load(source), {}
+pictures, results = np.load(source), {}
 for folder in folders:
     signatures = tf.saved_model.load(folder).signatures
     files = tf.stack([tf.io.encode_png(pictures[name]) for name in pictures.files])
     for signature, output in (("serving_default", "label_png"), ("rest", "label_png_bytes")):
         pngs = signatures[signature](image_bytes=files)[output]
-        answers |= {f"{folder} {signature} {name}": tf.io.decode_png(p)[..., 0] for name, p in zip(pictures.files, pngs)}
+        results |= {f"{folder} {signature} {name}": tf.io.decode_png(p)[..., 0] for name, p in zip(pictures.files, pngs)}
     for name in pictures.files:
-        answers[f"{folder} tensor {name}"] = signatures["tensor"](images=pictures[name][None])["labels"][0]
-        answers[f"{folder} scores {name}"] = signatures["scores"](images=pictures[name][None])["scores"][0]
-np.savez(target, **answers)
+        results[f"{folder} tensor {name}"] = signatures["tensor"](images=pictures[name][None])["labels"][0]
+        results[f"{folder} scores {name}"] = signatures["scores"](images=pictures[name][None])["scores"][0]
+np.savez(target, **results)
 assert not {"keras", "keras_deeplab"} & set(sys.modules)
 """
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bytes_of_mixed_sizes_and_turns_give_the_labels_of_segment(kind, models, signatures):
+def test_files_of_mixed_sizes_and_orientations_give_the_labels_of_segment(kind, models, signatures):
     files = [PICTURES / name for name in ("orientation6.jpg", "subsampled.jpg", "rgba.png", "orientation6.png")]
     data = tf.constant([file.read_bytes() for file in files])
-    answers = signatures[kind]["serving_default"](image_bytes=data)["label_png"]
-    for file, png in zip(files, answers, strict=True):
+    pngs = signatures[kind]["serving_default"](image_bytes=data)["label_png"]
+    for file, png in zip(files, pngs, strict=True):
         labels = tf.io.decode_png(png).numpy()
         assert labels.shape[2] == 1 and np.array_equal(labels[..., 0], kd.segment(models[kind], file))
 
@@ -63,32 +64,39 @@ def test_tensors_of_several_pictures_give_the_labels_and_scores_of_segment(model
         assert np.array_equal(label, expected[0]) and np.array_equal(score, expected[1])
 
 
-def ask_without_keras(models, folders, scratch, sizes):
-    """Every signature of every folder, for one picture of each size, in a process that cannot import Keras."""
+def check_every_signature(models, folders, scratch, sizes):
+    """Calls every signature of every SavedModel in a process that cannot import Keras, and compares with `segment`.
+
+    Args:
+        models: {kind: model}.
+        folders: {kind: the model's SavedModel}.
+        scratch: a folder for temporary files.
+        sizes: (height, width) of the pictures, one of each.
+    """
     pictures = {f"{height}x{width}": picture(height, width, seed=0) for height, width in sizes}
     np.savez(scratch / "pictures.npz", **pictures)
-    arguments = [scratch / "pictures.npz", scratch / "answers.npz", *folders.values()]
+    arguments = [scratch / "pictures.npz", scratch / "results.npz", *folders.values()]
     subprocess.run([sys.executable, "-c", WITHOUT_KERAS + EVERY_SIGNATURE, *map(str, arguments)], check=True)
-    answers = np.load(scratch / "answers.npz")
+    results = np.load(scratch / "results.npz")
     for kind, folder in folders.items():
         for name, image in pictures.items():
             labels, scores = kd.segment(models[kind], image, return_scores=True)
             for signature in ("serving_default", "rest", "tensor"):
-                assert np.array_equal(answers[f"{folder} {signature} {name}"], labels), (kind, signature, name)
-            assert np.array_equal(answers[f"{folder} scores {name}"], scores), (kind, name)
+                assert np.array_equal(results[f"{folder} {signature} {name}"], labels), (kind, signature, name)
+            assert np.array_equal(results[f"{folder} scores {name}"], scores), (kind, name)
 
 
-def test_a_process_that_cannot_import_keras_gives_the_same_by_every_signature(models, folders, tmp_path):
-    ask_without_keras(models, {"slide": folders["slide"]}, tmp_path, SIZES)
+def test_every_signature_gives_the_same_without_keras(models, folders, tmp_path):
+    check_every_signature(models, {"slide": folders["slide"]}, tmp_path, SIZES)
 
 
 @pytest.mark.slow
-def test_rows_by_their_own_protocols_give_the_same_without_keras(tmp_path):
+def test_rows_with_their_own_protocols_give_the_same_without_keras(tmp_path):
     rows = ("deeplabv3plus_r18-d8_512x512_80k_loveda", "deeplabv3_r50-d8_769x769_80k_cityscapes")
     models = {name: drawn(name) for name in (*rows, "deeplabv3_r101-d16-mg124_512x1024_40k_cityscapes")}
     for name, model in models.items():
         kd.export_saved_model(model, tmp_path / name)
-    ask_without_keras(models, {name: tmp_path / name for name in models}, tmp_path, (*SIZES, (97, 65), (31, 245)))
+    check_every_signature(models, {name: tmp_path / name for name in models}, tmp_path, (*SIZES, (97, 65), (31, 245)))
 
 
 def saved_model_cli(*arguments):
@@ -99,19 +107,19 @@ def saved_model_cli(*arguments):
 def test_saved_model_cli_runs_it(models, folders, tmp_path):
     image = picture(60, 80, seed=0)
     np.save(tmp_path / "x.npy", image[None])
-    ask = ["--tag_set", "serve", "--signature_def", "tensor", "--inputs", f"images={tmp_path / 'x.npy'}"]
-    saved_model_cli("run", "--dir", folders["whole"], *ask, "--outdir", tmp_path)
+    call = ["--tag_set", "serve", "--signature_def", "tensor", "--inputs", f"images={tmp_path / 'x.npy'}"]
+    saved_model_cli("run", "--dir", folders["whole"], *call, "--outdir", tmp_path)
     assert np.array_equal(np.load(tmp_path / "labels.npy")[0], kd.segment(models["whole"], image))
 
 
 @pytest.mark.slow
 def test_saved_model_cli_shows_names_and_types(folders):
-    shown = saved_model_cli("show", "--dir", folders["whole"], "--all")
+    printed = saved_model_cli("show", "--dir", folders["whole"], "--all")
     for word in ("image_bytes", "label_png", "label_png_bytes", "images", "labels", "scores", "metadata", "DT_UINT8"):
-        assert word in shown
+        assert word in printed
 
 
-def test_metadata_says_which_weights_these_are_and_what_they_score(models, folders, signatures):
+def test_metadata_has_row_classes_protocol_and_published_scores(models, folders, signatures):
     metadata = json.loads((folders["slide"] / "assets.extra" / "metadata.json").read_text())
     assert metadata == json.loads(signatures["slide"]["metadata"]()["json"][0].numpy())
     assert metadata["row"] == "deeplabv3_r50-d8_769x769_80k_cityscapes" and metadata["classes"][0] == "road"
@@ -123,7 +131,7 @@ def test_metadata_says_which_weights_these_are_and_what_they_score(models, folde
         assert set(signature["outputs"]) == set(signatures["slide"][name].structured_outputs)
 
 
-def test_the_checksum_is_of_the_weights_alone(models):
+def test_the_checksum_depends_on_the_weights_only(models):
     model = drawn("deeplabv3plus_r18-d8_512x512_80k_loveda", dropout=0.0, auxiliary_head=True)
     other = drawn("deeplabv3plus_r18-d8_512x512_80k_loveda")
     assert weights_sha256(model) == weights_sha256(other) != weights_sha256(models["whole"])
@@ -135,7 +143,7 @@ def test_the_checksum_is_of_the_weights_alone(models):
     assert digest.hexdigest() == weights_sha256(other)
 
 
-def test_folding_moves_no_logit_by_more_than_1e_4_of_their_spread(models):
+def test_folding_changes_no_logit_by_more_than_1e_4_standard_deviations(models):
     image = picture(65, 97, seed=0)[None]
     for model in (models[kind] for kind in KINDS):
         logits, folded = np.asarray(model(image)), np.asarray(kd.fold_norms(model)(image))
@@ -147,28 +155,28 @@ def test_graphs_of_known_size_give_the_labels_of_segment(kind, models):
     image = picture(60, 80, seed=0)
     labels, scores = fixed_protocol(Network(models[kind]), 60, 80)(tf.constant(image), True)
     expected = kd.segment(models[kind], image, return_scores=True)
-    assert np.sum(labels.numpy() != expected[0]) <= 1  # a pixel whose best two classes are as good as equal
+    assert np.sum(labels.numpy() != expected[0]) <= 1  # a pixel whose best two classes have almost equal scores
     assert np.abs(scores - expected[1]).max() <= 1e-4 * expected[1].std()
 
 
-def test_bfloat16_of_one_size_in_colours(models, tmp_path):
+def test_bfloat16_with_one_size_and_colours_is_close_to_segment(models, tmp_path):
     model = models["whole"]
     kd.export_saved_model(model, tmp_path / "1", precision="bfloat16", size=(60, 80), palette=True)
     served = tf.saved_model.load(tmp_path / "1")
     assert {variable.dtype for variable in served.network_variables} == {tf.bfloat16}
     assert served.signatures["tensor"].structured_outputs["labels"].shape.as_list() == [None, 60, 80]
     files = [tf.io.encode_png(picture(60, 80, seed)) for seed in (0, 1)]
-    answers = served.signatures["serving_default"](image_bytes=tf.stack(files))["label_png"]
+    pngs = served.signatures["serving_default"](image_bytes=tf.stack(files))["label_png"]
     variant = at_precision(model, "bfloat16")
-    for file, png in zip(files, answers, strict=True):
+    for file, png in zip(files, pngs, strict=True):
         labels = kd.segment(variant, file.numpy())
         assert np.mean(tf.io.decode_png(png) != np.array(model.palette)[labels]) <= 0.002
         assert np.mean(labels != kd.segment(model, file.numpy())) <= 0.03
-    with pytest.raises(tf.errors.InvalidArgumentError, match="Picture 1 of the 1 .* is 80x60 .* It is: 60x80"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Picture 1 of the 1 .* must be 80x60 .* Received: 60x80"):
         served.signatures["rest"](image_bytes=[tf.io.encode_png(picture(80, 60, seed=0)).numpy()])
 
 
-def test_a_saved_model_takes_no_way_that_is_slow_elsewhere(models, tmp_path, monkeypatch):
+def test_a_saved_model_has_no_convolution_that_is_fast_on_this_processor_only(models, tmp_path, monkeypatch):
     monkeypatch.setattr(processor, "direct_atrous_convolution_skips_padding", lambda dtype: True)
     kd.export_saved_model(models["slide"], tmp_path / "1", precision="bfloat16")
     proto = saved_model_pb2.SavedModel.FromString((tmp_path / "1" / "saved_model.pb").read_bytes())
@@ -177,7 +185,7 @@ def test_a_saved_model_takes_no_way_that_is_slow_elsewhere(models, tmp_path, mon
     assert rates and max(rates) < ASPP_RATE
 
 
-def test_only_a_saved_model_is_replaced(models, tmp_path):
+def test_a_folder_that_is_no_saved_model_is_not_replaced(models, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(ValueError, match="holds no SavedModel"):
         kd.export_saved_model(models["whole"], tmp_path)
@@ -185,14 +193,14 @@ def test_only_a_saved_model_is_replaced(models, tmp_path):
 
 
 @pytest.mark.parametrize("options, message", [
-    (dict(precision="float8"), "precision is 'float32' or 'bfloat16'. Received: 'float8'"),
-    (dict(size=(60, 0)), r"size is \(height, width\), .* Received: \(60, 0\)"),
-    (dict(size=60), "size is .* Received: 60"),
-    (dict(max_pixels=0), "max_pixels is a positive whole number. Received: 0"),
-    (dict(max_pixels=1e6), "max_pixels is a positive whole number. Received: 1000000.0"),
-    (dict(size=(60, 80), max_pixels=100), "80x60 have more pixels than max_pixels=100"),
+    (dict(precision="float8"), "precision must be 'float32' or 'bfloat16'. Received: 'float8'"),
+    (dict(size=(60, 0)), r"size must be \(height, width\), .* Received: \(60, 0\)"),
+    (dict(size=60), "size must be .* Received: 60"),
+    (dict(max_pixels=0), "max_pixels must be a positive whole number. Received: 0"),
+    (dict(max_pixels=1e6), "max_pixels must be a positive whole number. Received: 1000000.0"),
+    (dict(size=(60, 80), max_pixels=100), r"at least .* of `size`, 4800. Received: max_pixels=100 and size=\(60, 80\)"),
 ])  # fmt: skip
-def test_options_that_make_no_sense_are_refused_before_anything_is_written(options, message, models, tmp_path):
+def test_wrong_options_are_refused_before_anything_is_written(options, message, models, tmp_path):
     with pytest.raises(ValueError, match=message):
         kd.export_saved_model(models["whole"], tmp_path / "x", **options)
     assert not list(tmp_path.iterdir())

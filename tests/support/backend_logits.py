@@ -1,4 +1,7 @@
-"""Run by test_backends in a process of its own: python backend_logits.py ROW OUT.npz, with KERAS_BACKEND set."""
+"""A row's name in, a label map and logits of its narrow model out. test_backends runs it in another process.
+
+python backend_logits.py ROW OUT.npz, with KERAS_BACKEND set.
+"""
 
 import sys
 from pathlib import Path
@@ -12,10 +15,10 @@ from support.narrow import drawn  # noqa: E402
 
 import keras_deeplab as kd  # noqa: E402
 
-name, out = sys.argv[1:]
+name, path = sys.argv[1:]
 model = drawn(name, auxiliary_head=True)
-kept = {"backend": keras.backend.backend(), "labels": kd.segment(model, picture(60, 80, seed=0), resize=(120, 90))}
+results = {"backend": keras.backend.backend(), "labels": kd.segment(model, picture(60, 80, seed=0), resize=(120, 90))}
 for height, width in SIZES:
     for output, values in model(images(height, width)).items():
-        kept[f"{height}x{width}/{output}"] = sample(keras.ops.convert_to_numpy(values))
-np.savez(out, **kept)
+        results[f"{height}x{width}/{output}"] = sample(keras.ops.convert_to_numpy(values))
+np.savez(path, **results)

@@ -1,41 +1,47 @@
-"""What the tests and the makers of tests/golden draw alike: weights, pictures, and which values of a result to keep."""
+"""A name, a size or a seed in, weights or pictures drawn at random out; the same for the tests and the makers of tests/golden.
+
+Also which values of a result the golden files keep.
+"""
 
 import zlib
 
 import numpy as np
 
-# Widths of the narrow models that stand for the full ones: the same layers, rates and strides.
+# Widths of the narrow models. They have the layers, rates and strides of the full ones, and tests with them are fast.
 NARROW = {"base_channels": 8, "stem_channels": 8, "aspp_channels": 16, "low_level_channels": 6, "auxiliary_channels": 8}
 SIZES = ((33, 47), (64, 96), (65, 97))  # height, width of pictures: tiny and odd, even, odd
-FULL_SIZES = ((65, 97), (129, 161))
+FULL_SIZES = ((65, 97), (129, 161))  # for models of full width
 
 
 def weights(name, shape, seed=0):
-    """A float32 tensor that depends on its PyTorch name, its shape and the seed alone."""
+    """A float32 tensor of weights that depends only on its PyTorch name, its shape and the seed."""
     generator = np.random.Generator(np.random.Philox(key=[zlib.crc32(name.encode()), seed]))
     if len(shape) == 4:
-        drawn = generator.standard_normal(shape) * (2.0 / np.prod(shape[1:])) ** 0.5
-        if name.endswith("conv_seg.weight"):  # what all channels share cancels, so that no class wins everywhere
-            drawn = 4.0 * (drawn - drawn.mean(axis=1, keepdims=True))
+        values = generator.standard_normal(shape) * (2.0 / np.prod(shape[1:])) ** 0.5
+        if name.endswith("conv_seg.weight"):  # a mean of 0 over the channels, so that no class wins everywhere
+            values = 4.0 * (values - values.mean(axis=1, keepdims=True))
     elif name.endswith("conv_seg.bias"):
-        drawn = 0.02 * generator.standard_normal(shape)
+        values = 0.02 * generator.standard_normal(shape)
     elif name.endswith("running_var"):
-        drawn = 0.5 + generator.random(shape)
+        values = 0.5 + generator.random(shape)
     elif name.endswith("weight"):
-        low = 0.2 if ".layer" in name else 0.5  # residual branches stay smaller than the trunk
-        drawn = low + low * 2 * generator.random(shape)
+        low = 0.2 if ".layer" in name else 0.5  # residual branches add less than the shortcut has
+        values = low + low * 2 * generator.random(shape)
     else:
-        drawn = 0.2 * generator.standard_normal(shape)
-    return drawn.astype(np.float32)
+        values = 0.2 * generator.standard_normal(shape)
+    return values.astype(np.float32)
 
 
 def images(height, width, count=1, seed=0):
-    """Noise, (count, height, width, 3) uint8."""
+    """Pictures of noise, (count, height, width, 3) uint8."""
     return np.random.default_rng([seed, height, width]).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
 
 def picture(height, width, seed):
-    """Soft blobs of colour with a little noise, (height, width, 3) uint8, in integers so that it is the same everywhere."""
+    """A picture of coloured blocks of several sizes with a little noise, (height, width, 3) uint8.
+
+    It is computed in integers, so that it is the same on every machine.
+    """
     generator = np.random.default_rng(seed)
     total = np.zeros((height, width, 3), np.int64)
     for blobs in (2, 4, 8, 16):
@@ -45,7 +51,7 @@ def picture(height, width, seed):
 
 
 def sample(array, count=8):
-    """Up to `count` evenly spaced indices of each of the last three axes of (N, H, W, C), ends included."""
+    """An array (N, H, W, C) at up to `count` evenly spaced indices of each of its last three axes, with both ends."""
     for axis in (1, 2, 3):
         size = array.shape[axis]
         array = np.take(array, np.unique(np.linspace(0, size - 1, min(count, size)).round().astype(int)), axis=axis)
@@ -53,9 +59,10 @@ def sample(array, count=8):
 
 
 def batches(steps, count, height, width, classes, seed=0):
-    """Noise and blocky label maps to train on: (steps, count, height, width, 3) uint8 and (..., height, width) uint8.
+    """Training batches of noise and of label maps that consist of 8x8 blocks, a tenth of whose pixels has the label 255.
 
-    A tenth of the pixels has the label 255.
+    Returns:
+        pictures (steps, count, height, width, 3) uint8 and label maps (steps, count, height, width) uint8.
     """
     generator = np.random.default_rng([seed, steps, height, width])
     raw = generator.integers(0, 256, (steps, count, height, width, 3), dtype=np.uint8)
@@ -65,8 +72,9 @@ def batches(steps, count, height, width, classes, seed=0):
     return raw, labels
 
 
-# What tests/training and its golden values train: row -> steps, (height, width), rate or None for the row's, min_kept.
-TRAINED = {
+# The training runs of tests/training and of its golden values: {row: (steps, (height, width), learning rate or None for the
+# row's own, min_kept of the hard example mining or None)}.
+TRAINING_RUNS = {
     "deeplabv3plus_r18-d8_512x1024_80k_cityscapes": (20, (64, 96), None, None),
     "deeplabv3_r50-d8_769x769_80k_cityscapes": (3, (65, 97), None, None),
     "deeplabv3_r101-d16-mg124_512x1024_80k_cityscapes": (3, (64, 96), 1e-4, 3000),
@@ -74,7 +82,7 @@ TRAINED = {
 }
 
 
-def few(array, count=6):
-    """Up to `count` evenly spaced values of an array in PyTorch's layout, flattened."""
+def evenly_spaced(array, count=6):
+    """Up to `count` evenly spaced values of an array in PyTorch's layout, flattened. Golden files call them "few"."""
     flat = np.asarray(array).reshape(-1)
     return flat[np.unique(np.linspace(0, flat.size - 1, min(count, flat.size)).round().astype(int))]

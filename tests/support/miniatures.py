@@ -1,7 +1,7 @@
-"""Each data set's official download in miniature: the right folders, archives, file names, ids, colours and lists.
+"""A data set's name in, a miniature of its official download out: the same folders, archives, file names, ids and lists.
 
-`draw(NAME, folder)` writes it and returns what a test needs to know: `{split: {example or picture: facts}}`. Needs numpy,
-Pillow and scipy alone, so that the makers of tests/golden can use it too.
+`draw(NAME, folder)` writes it and returns its contents for tests: `{split: {name: (picture, label)}}`. This module needs
+only numpy, Pillow and scipy, so that the scripts in tests/golden can use it too.
 """
 
 import io
@@ -20,6 +20,10 @@ SIZE = (18, 26)  # height, width
 def draw(name, folder):
     """Writes a miniature.
 
+    Args:
+        name: name of the data set in the catalogue.
+        folder: folder to write to; it is created.
+
     Returns:
         `{split: {name: (image file bytes or RGB array, raw label ids (H, W) or colours (H, W, 3))}}`.
     """
@@ -28,7 +32,7 @@ def draw(name, folder):
 
 
 def blocks(values, seed, size=SIZE):
-    """Rectangles of random values over (H, W), every value of a short list in it."""
+    """A label map (H, W) uint16 of random rectangles. The first 40 values are certain to occur in it."""
     generator = np.random.default_rng(seed)
     height, width = size
     label = np.full(size, values[0], np.uint16)
@@ -98,12 +102,12 @@ def cityscapes(folder):
                 polygons.append({"label": CITYSCAPES_NAMES[raw_id], "polygon": np.array(corners).tolist()})
                 if raw_id >= 0:  # licence plates are not drawn
                     raw[top : bottom + 1, left : right + 1] = raw_id
-            image, above = png(seed), f"gtFine/{split}/{city}/{stem}_gtFine"
+            image, prefix = png(seed), f"gtFine/{split}/{city}/{stem}_gtFine"
             images[f"leftImg8bit/{split}/{city}/{stem}_leftImg8bit.png"] = image
-            labels[f"{above}_labelIds.png"] = ids(raw)
-            labels[f"{above}_instanceIds.png"] = encoded(raw.astype(np.uint16) * 1000)
-            labels[f"{above}_color.png"] = encoded(np.zeros((*SIZE, 4), np.uint8))
-            labels[f"{above}_polygons.json"] = json.dumps(
+            labels[f"{prefix}_labelIds.png"] = ids(raw)
+            labels[f"{prefix}_instanceIds.png"] = encoded(raw.astype(np.uint16) * 1000)
+            labels[f"{prefix}_color.png"] = encoded(np.zeros((*SIZE, 4), np.uint8))
+            labels[f"{prefix}_polygons.json"] = json.dumps(
                 {"imgHeight": SIZE[0], "imgWidth": SIZE[1], "objects": polygons}
             )
             facts[split][f"{stem}_leftImg8bit"] = image, raw
@@ -113,7 +117,7 @@ def cityscapes(folder):
     return facts
 
 
-# Names of the raw ids, in order; the last is -1.
+# Names of the raw ids 0, 1, ... in order. The last name is that of -1.
 CITYSCAPES_NAMES = [
     *("unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground", "road"),
     *("sidewalk", "parking", "rail track", "building", "wall", "fence", "guard rail", "bridge", "tunnel", "pole"),
@@ -137,7 +141,7 @@ def ade20k(folder):
 
 
 def voc12aug(folder):
-    """VOC as the .tar that it is, SBD unpacked: its lists overlap with VOC's train and val."""
+    """VOC as a .tar, SBD unpacked. SBD's lists overlap with VOC's train and val, as in the official release."""
     voc, raws, images = {}, {}, {}
     names = {"train": ["2007_000032", "2007_000039"], "val": ["2007_000033"]}
     added = ["2008_000002", "2008_000003", "2011_003276"]
@@ -156,10 +160,10 @@ def voc12aug(folder):
             member.size = len(data)
             file.addfile(member, io.BytesIO(data))
     sbd = folder / "benchmark_RELEASE" / "dataset"
-    for i, name in enumerate([*added, "2007_000032", "2007_000033"]):  # SBD's masks of VOC's pictures are not used
+    for i, name in enumerate([*added, "2007_000032", "2007_000033"]):  # SBD's masks of VOC's pictures must not be used
         mask = raws[name] if name in added else np.ones(SIZE)
-        inside = {"Segmentation": mask.astype(np.uint8), "Boundaries": np.zeros((20, 1)), "CategoriesPresent": [[1]]}
-        put(sbd / "cls" / f"{name}.mat", mat(GTcls=inside, options={"do_compression": i % 2 == 0}))
+        fields = {"Segmentation": mask.astype(np.uint8), "Boundaries": np.zeros((20, 1)), "CategoriesPresent": [[1]]}
+        put(sbd / "cls" / f"{name}.mat", mat(GTcls=fields, options={"do_compression": i % 2 == 0}))
     put(sbd / "train.txt", "\n".join(["2008_000002", "2007_000032", "2011_003276"]) + "\n")
     put(sbd / "val.txt", "\n".join(["2008_000003", "2007_000033"]) + "\n")
     return {
@@ -168,7 +172,7 @@ def voc12aug(folder):
     }
 
 
-CONTEXT_IDS = (  # as the original lists them: background, then 59 of 459 categories
+CONTEXT_IDS = (  # in the original's order: background, then 59 of 459 categories
     [0, 2, 259, 260, 415, 324, 9, 258, 144, 18, 19, 22, 23, 397, 25, 284, 158, 159, 416, 33, 162, 420, 454, 295, 296]
     + [427, 44, 45, 46, 308, 59, 440, 445, 31, 232, 65, 354, 424, 68, 326, 72, 458, 34, 207, 80, 355, 85, 347, 220, 349]
     + [360, 98, 187, 104, 105, 366, 189, 368, 113, 115]
@@ -176,7 +180,7 @@ CONTEXT_IDS = (  # as the original lists them: background, then 59 of 459 catego
 
 
 def pascal_context(folder):
-    """Segments overlap: the later one covers the earlier. A picture of phase test is not used."""
+    """Segments overlap: later ones cover earlier ones. A picture of the phase "test" must not be used."""
     facts, images, segments = {"train": {}, "val": {}}, [], []
     for i, phase in enumerate(["train", "val", "train", "test"]):
         stem, raw = f"2008_{i:06}", np.zeros(SIZE, np.uint16)
@@ -207,7 +211,11 @@ pascal_context_59 = pascal_context
 
 
 def run_lengths(mask):
-    """COCO's code of a mask: lengths of runs down the columns, from the third on less the last but one, in six-bit text."""
+    """COCO's compressed run-length code of a mask (H, W), as text.
+
+    The lengths of runs of 0 and 1 in turn, down the columns. From the fourth run on, each is stored as the difference to
+    the run two places before. A character holds six bits: five of a number, and one if the number continues.
+    """
     flat = np.concatenate([[0], mask.ravel(order="F").astype(int), [2]])
     edges = np.flatnonzero(np.diff(flat))
     runs = np.diff(np.concatenate([[0], edges])).tolist()
@@ -235,7 +243,7 @@ def coco_stuff10k(folder):
             stem, raw = f"COCO_train2014_{100 * len(split) + i:012}", blocks(used, seed=i + len(split))
             image = jpeg(seed=i)
             members[f"images/{stem}.jpg"] = image
-            options = {"format": "45"[i]}  # scipy reads both
+            options = {"format": "45"[i]}  # versions of .mat files; scipy reads both
             members[f"annotations/{stem}.mat"] = mat(S=raw, names=["unlabeled", "person"], options=options)
             facts[split][stem] = image, raw
         members[f"imageLists/{listed}.txt"] = "\n".join(facts[split]) + "\n"
@@ -285,7 +293,7 @@ ISPRS_TILE = 16  # pixels
 
 
 def potsdam(folder):
-    """Both zips, one with a folder inside; 6000x6000 becomes 40x33."""
+    """Both archives; one has a folder inside. Pictures have up to 40x48 pixels in place of 6000x6000."""
     facts, images, labels = {"train": {}, "val": {}}, {}, {}
     for i, (split, name) in enumerate([("train", "2_10"), ("train", "7_9"), ("val", "2_13")]):
         size = [(40, 33), (32, 48), (16, 17)][i]
@@ -300,7 +308,7 @@ def potsdam(folder):
 
 
 def vaihingen(folder):
-    """The first zip also holds labels under the pictures' names; area9 has a label and no picture."""
+    """The first archive also holds labels under the pictures' names. area9 has a label but no picture."""
     facts, images, labels = {"train": {}, "val": {}}, {}, {}
     for i, (split, name) in enumerate([("train", "area1"), ("val", "area2"), ("train", "area37")]):
         size = [(33, 50), (17, 16), (24, 31)][i]
@@ -320,7 +328,7 @@ ISAID_COLOURS = [
     *((0, 127, 127), (0, 0, 127), (0, 0, 191), (0, 0, 255), (0, 191, 127), (0, 127, 191), (0, 127, 255), (0, 100, 155)),
 ]
 ISAID_PATCH, ISAID_OVERLAP = 32, 12  # pixels
-ISAID_SIZES = {  # larger, smaller in one or both directions, and the odd cases of exactly a patch
+ISAID_SIZES = {  # larger than a patch, smaller in one or both directions, and with a side of exactly a patch
     "train": {"P0000": (50, 75), "P0001": (20, 40), "P0002": (52, 25), "P0005": (21, 32)},
     "val": {"P0003": (19, 30), "P0004": (32, 52), "P0007": (12, 32)},
 }

@@ -1,4 +1,4 @@
-"""Narrow models with the drawn weights, as tests/golden/make_networks.py builds the original's."""
+"""A row's name in, its narrow model with random or drawn weights out; tests/golden/make_networks.py builds the original's."""
 
 from support.drawn import NARROW, weights
 
@@ -6,7 +6,7 @@ import keras_deeplab as kd
 from keras_deeplab.catalog import rows
 from keras_deeplab.zoo.assign import assign
 
-LEAVES = {
+TORCH_NAMES = {  # {Keras's name of a variable: PyTorch's}
     "kernel": "weight",
     "bias": "bias",
     "gamma": "weight",
@@ -42,12 +42,12 @@ def tensor_shapes(model):
             if len(shape) == 4:
                 depthwise = "depthwise_conv-conv" in layer.name
                 shape = (shape[2], 1, *shape[:2]) if depthwise else (shape[3], shape[2], *shape[:2])
-            shapes[f"{layer.name.replace('-', '.')}.{LEAVES[variable.name]}"] = shape
+            shapes[f"{layer.name.replace('-', '.')}.{TORCH_NAMES[variable.name]}"] = shape
     return shapes
 
 
 def tensors(model, seed=0):
-    """The drawn weights of a model as a PyTorch file would hold them."""
+    """The drawn weights of a model under the names, and with the shapes, of a PyTorch file."""
     return {name: weights(name, shape, seed) for name, shape in tensor_shapes(model).items()}
 
 

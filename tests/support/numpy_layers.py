@@ -1,10 +1,16 @@
-"""What the layers compute, by its definition, in numpy."""
+"""A map and a kernel in, their convolution by its definition out, in numpy."""
 
 import numpy as np
 
 
 def convolved(x, kernel, stride, rate):
-    """The definition: output (y, x) is the sum over taps at (stride * y + rate * (i - k // 2), ...), zero outside."""
+    """A convolution: output (y, x) is the sum over the taps (i, j) of kernel[i, j] times the input at
+    (stride * y + rate * (i - k // 2), stride * x + rate * (j - k // 2)), which is zero outside the map.
+
+    Args:
+        x: (N, H, W, C).
+        kernel: (k, k, C, F).
+    """
     size, (_, height, width, _) = kernel.shape[0], x.shape
     pad = rate * (size // 2)
     x = np.pad(x, [(0, 0), (pad, pad), (pad, pad), (0, 0)])

@@ -1,7 +1,8 @@
-"""Run by test_replicas: one float16 step whose loss scale overflows on the second of two replicas only.
+"""The name of an optimizer in, the effect of an overflow on the weights out. test_replicas runs it in another process.
 
-python overflow.py ours|keras: prints whether every weight is finite and whether any has changed. Norms are frozen, since
-synchronised ones carry an overflow to all replicas by themselves.
+python overflow.py ours|keras: makes one float16 step whose gradients overflow on the second of two replicas only. It prints
+whether all weights are finite and whether any has changed. Norms are frozen, because synchronised norms carry an overflow to
+all replicas.
 """
 
 import os
@@ -21,14 +22,14 @@ from keras_deeplab.training import losses, optimizers  # noqa: E402
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-kind = optimizers.LossScaleOptimizer if sys.argv[1] == "ours" else keras.optimizers.LossScaleOptimizer
+optimizer_class = optimizers.LossScaleOptimizer if sys.argv[1] == "ours" else keras.optimizers.LossScaleOptimizer
 with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
     model = drawn("deeplabv3plus_r18-d8_512x1024_80k_cityscapes", dropout=0.0, dtype="mixed_float16")
     for layer in model.layers:
         layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
-    model.compile(kind(optimizers.SGD(0.01), initial_scale=2.0**60), loss=losses.PixelCrossEntropy())
+    model.compile(optimizer_class(optimizers.SGD(0.01), initial_scale=2.0**60), loss=losses.PixelCrossEntropy())
 images, labels = (part[0] for part in batches(1, 4, 64, 96, 19))
-labels[:2] = 255  # the first replica's pictures cost nothing, so its gradients are zero
+labels[:2] = 255  # the labels of the first replica's pictures are ignored, so its gradients are zero
 before = model.get_weights()
 model.fit(tf.data.Dataset.from_tensors((images, labels.astype("int32"))), verbose=0)
 after = model.get_weights()

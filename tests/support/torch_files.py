@@ -1,4 +1,7 @@
-"""A writer of PyTorch's two checkpoint containers without torch; test_checkpoint compares its bytes with PyTorch's."""
+"""Arrays in, a checkpoint file in either of PyTorch's containers out, without PyTorch.
+
+tests/zoo/formats/test_torch_file.py compares its bytes with PyTorch's.
+"""
 
 import collections
 import io
@@ -8,14 +11,15 @@ import zipfile
 
 import numpy as np
 
+# {numpy's dtype: name in PyTorch's storage class}
 KINDS = {"f4": "Float", "f2": "Half", "f8": "Double", "i8": "Long", "i4": "Int", "i2": "Short", "i1": "Char"}
 KINDS |= {"u1": "Byte", "b1": "Bool", "u2": "BFloat16"}  # numpy has no bfloat16: u2 stands for its bits
 
 
 class Global:
-    """Pickled as a reference to module.name, which need not exist here."""
+    """Pickled as a reference to module.name, which need not exist on this machine."""
 
-    cache = {}
+    cache = {}  # the pickler refers back to the same object
 
     def __new__(cls, module, name):
         if (module, name) not in cls.cache:
@@ -29,20 +33,24 @@ class Global:
 
 
 class Call:
-    """Pickled as the reduction `function(*args)`, with `state` if given."""
+    """Pickled as the call `function(*args)`, followed by setting `state` if it is not None."""
 
     def __init__(self, function, *args, state=None):
         self.reduction = (function, args) if state is None else (function, args, state)
 
 
 class Storage:
+    """The elements of tensors. Options make its description differ from the array, as in damaged files."""
+
     def __init__(self, array, *, key=None, numel=None, kind=None, module="torch", view=None):
         self.array, self.key, self.view = array, key, view
         self.kind = Global(module, f"{kind or KINDS[array.dtype.str[1:]]}Storage")
         self.numel = array.size if numel is None else numel
 
 
-class Pickler(pickle._Pickler):  # the Python one: its tables can be extended
+class Pickler(pickle._Pickler):  # the one in Python, because its tables can be extended
+    """Pickles the classes above as torch does."""
+
     dispatch = dict(pickle._Pickler.dispatch)
 
     def __init__(self, file, is_legacy):
@@ -57,7 +65,7 @@ class Pickler(pickle._Pickler):  # the Python one: its tables can be extended
             self.storages.append(item)
         if not self.is_legacy:
             return ("storage", item.kind, item.key, "cpu", item.numel)
-        key = item.key[:1] + item.key[1:]  # a new string, as in torch: pickled again, not by reference
+        key = item.key[:1] + item.key[1:]  # a new string, so that it is pickled again, as torch does
         return ("storage", item.kind, key, "cpu", item.numel, item.view)
 
     def reducer_override(self, item):
@@ -74,7 +82,7 @@ REBUILD = Global("torch._utils", "_rebuild_tensor_v2")
 
 
 def tensor(array, *, storage=None, offset=0, size=None, stride=None, function=REBUILD):
-    """What torch pickles for a tensor: of `array`'s layout, unless told otherwise."""
+    """What torch pickles for a tensor: by default with the layout of `array`."""
     storage = storage or Storage(np.ascontiguousarray(array).ravel())
     size = array.shape if size is None else size
     stride = tuple(step // array.itemsize for step in array.strides) if stride is None else stride
@@ -82,6 +90,7 @@ def tensor(array, *, storage=None, offset=0, size=None, stride=None, function=RE
 
 
 def pickled(value, *, is_legacy=False):
+    """The pickle of a value, and the storages of its tensors."""
     out = io.BytesIO()
     pickler = Pickler(out, is_legacy)
     pickler.dump(value)
@@ -89,7 +98,7 @@ def pickled(value, *, is_legacy=False):
 
 
 def legacy(value, *, data=None):
-    """The legacy stream of `value`, or of the ready pickle `data`."""
+    """The bytes of the legacy stream of `value`, or of `data`, which is a pickle already."""
     data, storages = (data, []) if data else pickled(value, is_legacy=True)
     sizes = {"short": 2, "int": 4, "long": 4}
     header = (
@@ -109,7 +118,7 @@ def legacy(value, *, data=None):
 
 
 def zipped(value, *, data=None, byteorder=b"little", compression=zipfile.ZIP_STORED, extra=()):
-    """The zip container of `value`, or of the ready pickle `data`."""
+    """The bytes of the zip container of `value`, or of `data`, which is a pickle already."""
     data, storages = (data, []) if data else pickled(value)
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", compression) as archive:
@@ -124,12 +133,12 @@ def zipped(value, *, data=None, byteorder=b"little", compression=zipfile.ZIP_STO
 
 
 def released(tensors, **meta):
-    """The bytes of a checkpoint laid out as the released ones: {"meta": ..., "state_dict": ...} in the legacy container."""
+    """The bytes of a checkpoint in the form of the released ones: {"meta": ..., "state_dict": ...} in the legacy container."""
     weights = collections.OrderedDict((name, tensor(array)) for name, array in tensors.items())
     return legacy({"meta": meta, "state_dict": weights})
 
 
 def released_zip(tensors, **meta):
-    """As `released`, in the zip container."""
+    """As `released`, but in the zip container."""
     weights = collections.OrderedDict((name, tensor(array)) for name, array in tensors.items())
     return zipped({"meta": meta, "state_dict": weights})

@@ -1,4 +1,4 @@
-"""The public face as a typed program uses it; mypy reads this file, nothing runs it."""
+"""The public functions as a program with type hints calls them. mypy checks this file; nothing runs it."""
 
 from pathlib import Path
 from typing import assert_type

@@ -1,8 +1,8 @@
-"""Training steps give the original's losses, weights and running statistics: golden values of mmsegmentation in float64."""
+"""Training steps give the losses, weights and running statistics of mmsegmentation, whose golden values are in float64."""
 
 import numpy as np
 import pytest
-from support.drawn import TRAINED, batches, few
+from support.drawn import TRAINING_RUNS, batches, evenly_spaced
 from support.narrow import drawn
 
 from keras_deeplab import recipes
@@ -13,17 +13,21 @@ from keras_deeplab.zoo.assign import to_torch
 def float64():
     import keras
 
+    policy = keras.config.dtype_policy()  # asked for now: Keras makes it from floatx at the first use
     keras.config.set_floatx("float64")
     yield
     keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy(policy)
 
 
-SLOW = "deeplabv3_r50-d8_769x769_80k_cityscapes"  # its kinds of layers are in the other rows too
+SLOW = "deeplabv3_r50-d8_769x769_80k_cityscapes"  # the other rows have its kinds of layers too
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == SLOW)) for name in TRAINED])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == SLOW)) for name in TRAINING_RUNS]
+)
 def test_training_steps_equal_the_originals(name, golden, float64):
-    steps, size, rate, min_kept = TRAINED[name]
+    steps, size, rate, min_kept = TRAINING_RUNS[name]
     model = drawn(name, auxiliary_head=True, dropout=0.0, dtype="float64")
     recipe = recipes.find(name)
     if min_kept:
@@ -35,9 +39,9 @@ def test_training_steps_equal_the_originals(name, golden, float64):
     ):
         model.reset_metrics()
         loss = model.train_on_batch(images, labels, return_dict=True)["loss"]
-        # Rounding grows about a thousandfold a step in the deep networks: the original differs from itself as much.
+        # In the deep networks a rounding error grows about a thousandfold a step, in the original too.
         assert abs(loss - losses.sum()) <= (1e-9 if "_r18" in name else 1e-8)
     after = dict(sorted(to_torch(model).items()))
-    values = {key: few(array) for key, array in after.items()}
+    values = {key: evenly_spaced(array) for key, array in after.items()}
     change = np.repeat(expected["change"], [len(value) for value in values.values()])
     assert np.max(np.abs(np.concatenate(list(values.values())) - expected["few"]) / change) <= 1e-6

@@ -1,4 +1,4 @@
-"""The loss against its definition in numpy: every pixel counts in the mean, mining keeps exactly the hardest."""
+"""The loss equals its definition in numpy: the mean is over all pixels, and mining keeps exactly the hardest ones."""
 
 import keras
 import numpy as np
@@ -12,29 +12,30 @@ LABELS = random.integers(0, 4, (2, 6, 5)).astype("uint8")
 LABELS[0, :3] = 255
 
 
-def per_pixel(labels=LABELS, logits=LOGITS):
-    shifted = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    picked = np.take_along_axis(shifted, np.where(labels == 255, 0, labels)[..., None].astype(int), -1)[..., 0]
-    return np.where(labels == 255, 0, -picked)
+def losses_of_pixels():
+    """The cross-entropy of each pixel of LABELS and LOGITS, (2, 6, 5); 0 where the label is ignored."""
+    log_probabilities = LOGITS - np.log(np.exp(LOGITS).sum(-1, keepdims=True))
+    labels = np.where(LABELS == 255, 0, LABELS)[..., None].astype(int)
+    return np.where(LABELS == 255, 0, -np.take_along_axis(log_probabilities, labels, -1)[..., 0])
 
 
-def test_the_mean_is_over_every_pixel_the_ignored_ones_included():
-    assert float(PixelCrossEntropy()(LABELS, LOGITS)) == pytest.approx(per_pixel().sum() / 60, rel=1e-6)
+def test_the_mean_is_over_all_pixels_including_ignored_ones():
+    assert float(PixelCrossEntropy()(LABELS, LOGITS)) == pytest.approx(losses_of_pixels().sum() / 60, rel=1e-6)
 
 
-def test_a_batch_without_labels_costs_nothing():
-    nothing = np.full_like(LABELS, 255)
-    assert float(PixelCrossEntropy()(nothing, LOGITS)) == 0
-    assert float(PixelCrossEntropy(min_kept=3)(nothing, LOGITS)) == 0
+def test_the_loss_of_a_batch_without_labels_is_0():
+    ignored = np.full_like(LABELS, 255)
+    assert float(PixelCrossEntropy()(ignored, LOGITS)) == 0
+    assert float(PixelCrossEntropy(min_kept=3)(ignored, LOGITS)) == 0
 
 
 @pytest.mark.parametrize("min_kept", [1, 7, 22, 23, 100])
 def test_mining_keeps_the_hardest_of_the_labelled_pixels(min_kept):
-    hardest = np.sort(per_pixel()[LABELS != 255])[::-1][: 2 * min_kept]
+    hardest = np.sort(losses_of_pixels()[LABELS != 255])[::-1][: 2 * min_kept]
     assert float(PixelCrossEntropy(min_kept)(LABELS, LOGITS)) == pytest.approx(hardest.sum() / 60, rel=1e-6)
 
 
-def test_mining_keeps_no_more_where_pixels_are_equally_hard():
+def test_mining_keeps_no_more_pixels_if_all_losses_are_equal():
     logits = np.zeros((1, 4, 4, 3), "float32")
     labels = np.zeros((1, 4, 4), "uint8")
     assert float(PixelCrossEntropy(min_kept=5)(labels, logits)) == pytest.approx(5 * np.log(3) / 16, rel=1e-6)
@@ -42,11 +43,11 @@ def test_mining_keeps_no_more_where_pixels_are_equally_hard():
 
 def test_class_weights_scale_each_class():
     weights = (0.5, 1.0, 2.0, 0.0)
-    expected = (per_pixel() * np.where(LABELS == 255, 0, np.take(weights, np.minimum(LABELS, 3)))).sum() / 60
+    expected = (losses_of_pixels() * np.where(LABELS == 255, 0, np.take(weights, np.minimum(LABELS, 3)))).sum() / 60
     assert float(PixelCrossEntropy(class_weight=weights)(LABELS, LOGITS)) == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_loss_comes_back_from_its_configuration():
+def test_a_deserialized_loss_has_the_same_configuration():
     loss = PixelCrossEntropy(100, (1.0, 2.0))
     copy = keras.losses.deserialize(keras.losses.serialize(loss))
     assert type(copy) is PixelCrossEntropy and copy.get_config() == loss.get_config()

@@ -1,4 +1,4 @@
-"""SGD and AdamW against PyTorch's update rules written out in numpy, with a decaying rate, multipliers and clipping."""
+"""SGD and AdamW compute what PyTorch's update rules give in numpy, with a decaying rate, multipliers and clipping."""
 
 import keras
 import numpy as np
@@ -15,10 +15,12 @@ FACTORS = {"backbone-a": 0.1, "head-b": 1.0}
 
 
 def rate(step):
+    """The learning rate of a step by the formula of `PolynomialDecay(0.1, STEPS, 0.01)`."""
     return (0.1 - 0.01) * (1 - step / (STEPS - 1)) ** 0.9 + 0.01
 
 
-def run(optimizer):
+def weights_after(optimizer):
+    """{name: weights} after all steps of `optimizer`."""
     variables = [keras.Variable(w, dtype="float32", name=name) for name, w in START.items()]
     for gradients in GRADIENTS:
         optimizer.apply([keras.ops.convert_to_tensor(g, "float32") for g in gradients.values()], variables)
@@ -26,6 +28,7 @@ def run(optimizer):
 
 
 def clipped(gradients, clip_norm):
+    """The gradients as `torch.nn.utils.clip_grad_norm_` clips them; None for no clipping."""
     norm = np.sqrt(sum((g**2).sum() for g in gradients.values()))
     return {name: g * min(clip_norm / (norm + 1e-6), 1) for name, g in gradients.items()} if clip_norm else gradients
 
@@ -38,9 +41,9 @@ def test_sgd_follows_pytorch(clip_norm):
             velocity[name] = 0.9 * velocity[name] + g + DECAY * weights[name]
             weights[name] = weights[name] - rate(step) * FACTORS[name] * velocity[name]
     schedule = PolynomialDecay(0.1, STEPS, 0.01)
-    found = run(SGD(schedule, weight_decay=DECAY, multipliers={"backbone-": 0.1}, clip_norm=clip_norm))
+    result = weights_after(SGD(schedule, weight_decay=DECAY, multipliers={"backbone-": 0.1}, clip_norm=clip_norm))
     for name in START:
-        np.testing.assert_allclose(found[name], weights[name], atol=1e-6)
+        np.testing.assert_allclose(result[name], weights[name], atol=1e-6)
 
 
 @pytest.mark.parametrize("clip_norm, first", [(None, 0.9), (0.5, 0.9), (None, 0.0)])
@@ -56,25 +59,25 @@ def test_adamw_follows_pytorch(clip_norm, first):
             weights[name] = weights[name] * (1 - lr * DECAY) - lr / (1 - first ** (step + 1)) * mean[name] / root
     schedule = PolynomialDecay(0.1, STEPS, 0.01)
     options = dict(weight_decay=DECAY, epsilon=1e-3, multipliers={"backbone-": 0.1}, clip_norm=clip_norm)
-    found = run(AdamW(schedule, (first, 0.999), **options))
+    result = weights_after(AdamW(schedule, (first, 0.999), **options))
     for name in START:
-        np.testing.assert_allclose(found[name], weights[name], atol=1e-6)
+        np.testing.assert_allclose(result[name], weights[name], atol=1e-6)
 
 
 @pytest.mark.parametrize("betas", [(0.9, 1.0), (-0.1, 0.999)])
-def test_moments_that_never_fade_are_refused(betas):
+def test_betas_of_1_or_more_or_below_0_are_refused(betas):
     with pytest.raises(ValueError, match=r"less than 1.*Received: \("):
         AdamW(0.1, betas)
 
 
 @pytest.mark.parametrize("optimizer", [SGD(0.1, 0.8, 1e-4, {"backbone-": 0.1}, 1.0), AdamW(PolynomialDecay(0.1, 10))])
-def test_optimizers_come_back_from_their_configuration(optimizer):
+def test_a_deserialized_optimizer_has_the_same_configuration(optimizer):
     copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert type(copy) is type(optimizer) and copy.get_config() == optimizer.get_config()
 
 
 @pytest.mark.parametrize("optimizer", [SGD(0.1, weight_decay=DECAY), AdamW(0.1)])
-def test_a_graph_computes_nothing_of_an_update_before_its_gradient(optimizer):
+def test_a_graph_computes_no_part_of_an_update_before_its_gradient(optimizer):
     import tensorflow as tf
 
     variables = [keras.Variable(w, dtype="float32", name=name) for name, w in START.items()]
@@ -82,7 +85,7 @@ def test_a_graph_computes_nothing_of_an_update_before_its_gradient(optimizer):
     gradients = [tf.TensorSpec(w.shape, "float32") for w in START.values()]
     update = tf.function(lambda *gradients: optimizer.apply(list(gradients), variables))
     graph = update.get_concrete_function(*gradients).graph
-    after = set()  # operations that wait for a gradient; the graph lists each after those it waits for
+    after = set()  # operations that wait for a gradient. The graph lists every operation after those that it waits for.
     for op in graph.get_operations():
         waited_for = [*op.control_inputs, *(tensor.op for tensor in op.inputs)]
         if op.name.startswith("gradients") or any(other in after for other in waited_for):

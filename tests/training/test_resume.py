@@ -1,4 +1,4 @@
-"""A checkpoint holds all that a run needs to go on, is replaced whole, and is refused by a run with other options."""
+"""A checkpoint has all that a run needs to continue, is never half written, and is refused by a run with other options."""
 
 import os
 import signal
@@ -17,7 +17,8 @@ NAME = "deeplabv3plus_r18-d8_512x1024_80k_cityscapes"
 RECORD = {"step": 2, "options": {"--steps": 4, "--crop": (33, 49), "--freeze": ["norms"], "--init": None}}
 
 
-def compiled(**options):
+def compiled_model(**options):
+    """A narrow model with drawn weights and frozen norms, compiled by its recipe."""
     model = drawn(NAME, auxiliary_head=True)
     recipes.find(NAME).compile(model, 4, freeze=["norms"], **options)
     model.optimizer.build(model.trainable_variables)
@@ -27,7 +28,7 @@ def compiled(**options):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A model with frozen norms after two steps, and its checkpoint."""
-    model, path = compiled(), tmp_path_factory.mktemp("resume") / "last.keras"
+    model, path = compiled_model(), tmp_path_factory.mktemp("resume") / "last.keras"
     for images, labels in zip(*batches(2, 2, 33, 49, 19), strict=True):
         model.train_on_batch(images.astype("float32"), labels)
     resume.write(model, path, RECORD)
@@ -36,50 +37,51 @@ def trained(tmp_path_factory):
 
 def test_a_restored_model_has_weights_momentum_and_random_states(trained):
     model, path = trained
-    found = compiled()
-    resume.restore(found, path)
-    assert len(found.optimizer.variables) == len(model.trainable_variables) + 1 < len(model.weights)
+    restored = compiled_model()
+    resume.restore(restored, path)
+    assert len(restored.optimizer.variables) == len(model.trainable_variables) + 1 < len(model.weights)
     for kind in ("variables", "trainable_variables"):
-        assert all(map(np.array_equal, *([v.numpy() for v in getattr(m, kind)] for m in (found, model))))
-    assert all(map(np.array_equal, *([v.numpy() for v in m.optimizer.variables] for m in (found, model))))
-    assert any(v.numpy().any() for v in found.optimizer.velocities)
+        assert all(map(np.array_equal, *([v.numpy() for v in getattr(m, kind)] for m in (restored, model))))
+    assert all(map(np.array_equal, *([v.numpy() for v in m.optimizer.variables] for m in (restored, model))))
+    assert any(v.numpy().any() for v in restored.optimizer.velocities)
 
 
 def test_a_checkpoint_is_a_keras_file(trained):
     with pytest.warns(UserWarning, match="Skipping variable loading for optimizer"):
-        found = keras.saving.load_model(trained[1])  # why `restore` compiles anew: Keras knows of no frozen layers
-    assert all(map(np.array_equal, found.get_weights(), trained[0].get_weights()))
+        # The warning is why a restored model is compiled by its recipe: Keras does not store which layers are frozen.
+        loaded = keras.saving.load_model(trained[1])
+    assert all(map(np.array_equal, loaded.get_weights(), trained[0].get_weights()))
 
 
-def test_the_file_without_optimizer_is_smaller_and_loads_without_a_word(trained, tmp_path, recwarn):
+def test_the_file_without_optimizer_is_smaller_and_loads_without_a_warning(trained, tmp_path, recwarn):
     resume.write(resume.without_optimizer(trained[0]), tmp_path / "model.keras")
     assert (tmp_path / "model.keras").stat().st_size < 0.7 * trained[1].stat().st_size
-    found = keras.saving.load_model(tmp_path / "model.keras")
-    assert all(map(np.array_equal, found.get_weights(), trained[0].get_weights()))
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert all(map(np.array_equal, loaded.get_weights(), trained[0].get_weights()))
     assert not [w for w in recwarn if "optimizer" in str(w.message)]
 
 
 @pytest.mark.parametrize("when", ["while the model is saved", "before it is renamed"])
-def test_a_write_that_is_cut_off_leaves_the_old_file(trained, tmp_path, monkeypatch, when):
+def test_an_interrupted_write_leaves_the_old_file(trained, tmp_path, monkeypatch, when):
     model, path = trained[0], tmp_path / "last.keras"
     resume.write(model, path, {"step": 1})
 
-    def killed(*_):
+    def interrupt(*_):
         (tmp_path / "last.part.keras").write_bytes(b"PK\3\4 half a file")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         if when == "before it is renamed":
-            patch.setattr(os, "replace", killed)
+            patch.setattr(os, "replace", interrupt)
         else:
-            patch.setattr(type(model), "save", killed)
+            patch.setattr(type(model), "save", interrupt)
         resume.write(model, path, {"step": 2})
     assert resume.read(path) == {"step": 1} and zipfile.ZipFile(path).testzip() is None
     resume.write(model, path, {"step": 3})
     assert resume.read(path) == {"step": 3} and list(tmp_path.iterdir()) == [path]
 
 
-def test_other_options_are_refused_by_name(trained):
+def test_the_error_names_the_options_that_differ(trained):
     assert resume.steps_made(trained[1], RECORD["options"]) == 2
     assert resume.steps_made(trained[1].with_name("none.keras"), RECORD["options"]) == 0
     other = {"--steps": 5, "--crop": (33, 49), "--freeze": [], "--init": None, "--batch": 2}
@@ -87,11 +89,11 @@ def test_other_options_are_refused_by_name(trained):
         resume.steps_made(trained[1], other)
 
 
-def test_a_file_that_is_no_checkpoint_is_refused(trained, tmp_path):
+def test_a_file_without_a_record_is_refused(trained, tmp_path):
     path = tmp_path / "last.keras"
     for write in (lambda: path.write_bytes(b"nothing"), lambda: trained[0].save(path)):
         write()
-        with pytest.raises(ValueError, match="last.keras is not a checkpoint of a training"):
+        with pytest.raises(ValueError, match="last.keras must be a checkpoint .* without the record training.json"):
             resume.read(path)
 
 
@@ -99,7 +101,7 @@ def test_the_first_ctrl_c_is_noted_and_the_second_stops():
     before = signal.getsignal(signal.SIGINT)
     with resume.Stop() as stop:
         os.kill(os.getpid(), signal.SIGINT)
-        assert stop.asked
+        assert stop.requested
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGINT) is before

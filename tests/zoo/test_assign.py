@@ -1,4 +1,4 @@
-"""Every tensor of a file is used or named in an error, every variable is filled."""
+"""Every tensor of a file is used or named in an error, and every variable is set."""
 
 import hashlib
 import json
@@ -14,14 +14,14 @@ from keras_deeplab.zoo.assign import architecture, assign
 
 SHAPES = json.loads((GOLDEN / "shapes.json").read_text())["rows"]
 ROW = "deeplabv3plus_r18-d8_512x1024_80k_cityscapes"
-KINDS = {digest: name for name, digest in SHAPES.items()}  # one row of each of the 35 sets of tensors
+ROW_OF_SHAPES = {digest: name for name, digest in SHAPES.items()}  # one row for each of the 35 sets of tensors
 
 
 def test_released_tensors_come_in_35_sets():
-    assert len(KINDS) == 35 and set(SHAPES) == set(rows.ROWS)
+    assert len(ROW_OF_SHAPES) == 35 and set(SHAPES) == set(rows.ROWS)
 
 
-@pytest.mark.parametrize("name", KINDS.values())
+@pytest.mark.parametrize("name", ROW_OF_SHAPES.values())
 def test_full_size_networks_have_the_released_tensors(name):
     row = rows.find(name)
     shapes = tensor_shapes(getattr(kd, row.class_name)(**row.architecture, auxiliary_head=True))
@@ -31,28 +31,27 @@ def test_full_size_networks_have_the_released_tensors(name):
 
 def test_kernels_are_transposed_and_statistics_go_where_they_belong():
     model = build(ROW, auxiliary_head=True)
-    given = tensors(model)
-    assert assign(model, {**given, "backbone.stem.1.num_batches_tracked": np.array(7)}) == [
+    arrays = tensors(model)
+    assert assign(model, {**arrays, "backbone.stem.1.num_batches_tracked": np.array(7)}) == [
         "backbone.stem.1.num_batches_tracked"
     ]
     dense, depthwise = "backbone.stem.3.weight", "decode_head.sep_bottleneck.0.depthwise_conv.conv.weight"
-    assert np.array_equal(model.get_layer("backbone-stem-3").kernel, given[dense].transpose(2, 3, 1, 0))
+    assert np.array_equal(model.get_layer("backbone-stem-3").kernel, arrays[dense].transpose(2, 3, 1, 0))
     layer = model.get_layer("decode_head-sep_bottleneck-0-depthwise_conv-conv")
-    assert np.array_equal(layer.kernel, given[depthwise].transpose(2, 3, 0, 1))
+    assert np.array_equal(layer.kernel, arrays[depthwise].transpose(2, 3, 0, 1))
     norm = model.get_layer("backbone-stem-1")
     for leaf, variable in (
         ("running_mean", norm.moving_mean),
         ("running_var", norm.moving_variance),
         ("weight", norm.gamma),
     ):
-        assert np.array_equal(variable, given[f"backbone.stem.1.{leaf}"])
+        assert np.array_equal(variable, arrays[f"backbone.stem.1.{leaf}"])
 
 
-def test_an_auxiliary_head_that_was_not_asked_for_is_left():
+def test_tensors_of_an_auxiliary_head_that_the_model_lacks_are_ignored():
     model = build(ROW)
-    given = tensors(build(ROW, auxiliary_head=True))
-    left = assign(model, given)
-    assert left and all(name.startswith("auxiliary_head.") for name in left)
+    ignored = assign(model, tensors(build(ROW, auxiliary_head=True)))
+    assert ignored and all(name.startswith("auxiliary_head.") for name in ignored)
 
 
 @pytest.mark.parametrize(
@@ -64,20 +63,20 @@ def test_an_auxiliary_head_that_was_not_asked_for_is_left():
         ),
         (
             lambda t: t.update({"backbone.layer9.weight": np.zeros(3)}),
-            "1 tensors that the network has no place for: backbone.layer9.weight",
+            "1 tensors without a layer in the network: backbone.layer9.weight",
         ),
         (
             lambda t: t.update({"decode_head.conv_seg.bias": np.zeros(3)}),
-            r"1 tensors of another shape: decode_head.conv_seg.bias \(3,\)",
+            r"1 tensors of a wrong shape: decode_head.conv_seg.bias \(3,\)",
         ),
     ],
 )
 def test_a_misfit_is_named_and_nothing_is_changed(change, message):
     model = build(ROW)
-    given, before = tensors(model), model.get_weights()
-    change(given)
+    arrays, before = tensors(model), model.get_weights()
+    change(arrays)
     with pytest.raises(ValueError, match=message):
-        assign(model, given)
+        assign(model, arrays)
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
 
@@ -86,9 +85,9 @@ def test_a_misfit_is_named_and_nothing_is_changed(change, message):
 )
 def test_shapes_tell_the_architecture(name):
     row = rows.find(name)
-    class_name, found = architecture(tensors(build(name, auxiliary_head=True)))
+    class_name, options = architecture(tensors(build(name, auxiliary_head=True)))
     config = build(name, auxiliary_head=True).get_config()
-    assert class_name == row.class_name and found == {key: config[key] for key in found}
+    assert class_name == row.class_name and options == {key: config[key] for key in options}
     assert {
         "num_classes",
         "backbone",
@@ -96,7 +95,7 @@ def test_shapes_tell_the_architecture(name):
         "stem_channels",
         "aspp_channels",
         "auxiliary_channels",
-    } <= set(found)
+    } <= set(options)
 
 
 def test_other_tensors_are_no_architecture():

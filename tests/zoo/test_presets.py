@@ -1,4 +1,4 @@
-"""from_preset: from the cache, from a user's file, from the network, at another class count or stride; and what it refuses."""
+"""from_preset loads files from the cache, a user or the network, also with other classes or strides; it refuses wrong ones."""
 
 import hashlib
 import http.server
@@ -47,13 +47,13 @@ def load(**options):
     return kd.DeepLabV3Plus.from_preset(NAME, **options)
 
 
-def same(model, other):
+def same_logits(model, other):
     return np.array_equal(model(images(33, 47)), other(images(33, 47)))
 
 
 def test_a_released_file_in_the_cache_is_loaded(cached):
     model = load()
-    assert same(model, drawn(NAME))
+    assert same_logits(model, drawn(NAME))
     assert (model.row, model.classes, model.palette, model.protocol) == (NAME, ROW.classes, ROW.palette, ROW.protocol)
 
 
@@ -82,7 +82,7 @@ def test_the_hash_is_recorded_at_first_use_and_checked_afterwards(cached):
 def test_a_pinned_hash_is_checked(cached):
     digest = hashlib.sha256(cached.read_bytes()).hexdigest()
     load(sha256=digest.upper())
-    with pytest.raises(ValueError, match=f"Expected: {'0' * 64}. Received: {digest}"):
+    with pytest.raises(ValueError, match=f"SHA-256 of .* must be {'0' * 64}. Received: {digest}"):
         load(sha256="0" * 64)
 
 
@@ -110,14 +110,14 @@ def test_a_coarser_output_stride_divides_the_rates(cached, output_stride, rates)
 
 @pytest.mark.parametrize("output_stride", [0, 12, "16"])
 def test_other_output_strides_are_refused(cached, output_stride):
-    with pytest.raises(ValueError, match=f"output_stride is 8, 16 or 32. Received: {output_stride!r}"):
+    with pytest.raises(ValueError, match=f"output_stride must be 8, 16 or 32. Received: {output_stride!r}"):
         load(output_stride=output_stride)
 
 
 def test_without_weights_the_network_is_random_and_needs_no_file(cache):
     model = load(load_weights=False, num_classes=4)
     assert model.num_classes == 4 and not list(cache.iterdir())
-    with pytest.raises(ValueError, match="leave one of the two out"):
+    with pytest.raises(ValueError, match="Leave one of the two out"):
         load(load_weights=False, weights="x.pth")
 
 
@@ -144,28 +144,30 @@ def test_foreign_metadata_is_ignored(tmp_path, weights):
 
 def test_a_keras_file_brings_its_own_protocol_and_classes(tmp_path):
     path = tmp_path / "mine.keras"
-    mine = drawn(NAME, classes=tuple("abcdefghijklmnopqrs"), protocol=kd.Protocol("whole", resize=(64, 32)), row=None)
-    mine.save(path)
+    protocol = kd.Protocol("whole", resize=(64, 32))
+    own_model = drawn(NAME, classes=tuple("abcdefghijklmnopqrs"), protocol=protocol, row=None)
+    own_model.save(path)
     model = load(weights=path)
-    assert model.classes == mine.classes and model.protocol == mine.protocol and same(model, mine)
+    assert model.classes == own_model.classes and model.protocol == own_model.protocol
+    assert same_logits(model, own_model)
     with pytest.warns(UserWarning, match="mine.keras has 19 classes and the model 5"):
         assert load(weights=path, num_classes=5)(images(33, 47)).shape[-1] == 5
     with pytest.raises(ValueError, match="auxiliary_head=False"):
         load(weights=path, auxiliary_head=True)
-    with pytest.raises(ValueError, match="not a saved DeepLabV3"):
+    with pytest.raises(ValueError, match="must hold a saved DeepLabV3. Received: .*DeepLabV3Plus"):
         kd.DeepLabV3.from_preset("r18_cityscapes", weights=path)
 
 
 def test_a_file_of_another_network_is_named(cached):
-    with pytest.raises(ValueError, match="another network than deeplabv3plus_r50-d8_512x1024_80k_cityscapes"):
+    with pytest.raises(ValueError, match="must hold the network of deeplabv3plus_r50-d8_512x1024_80k_cityscapes"):
         kd.DeepLabV3Plus.from_preset("r50_cityscapes", weights=cached)
-    with pytest.raises(ValueError, match="Expected: DeepLabV3 on r18. Received: DeepLabV3Plus on r18."):
+    with pytest.raises(ValueError, match="DeepLabV3 on r18. Received: DeepLabV3Plus on r18."):
         kd.DeepLabV3.from_preset("r18_cityscapes", weights=cached)
 
 
 def test_a_checkpoint_of_something_else_is_named(tmp_path):
     (tmp_path / "x.pth").write_bytes(released({"fc.weight": np.zeros((2, 2), "float32")}))
-    with pytest.raises(ValueError, match="x.pth holds no DeepLabV3 or DeepLabV3"):
+    with pytest.raises(ValueError, match="x.pth must hold weights of DeepLabV3 or DeepLabV3.* Received: fc.weight"):
         load(weights=tmp_path / "x.pth")
 
 
@@ -182,29 +184,29 @@ def test_imagenet_weights_fill_the_backbone_alone(cache, weights):
         if layer.name.startswith("backbone-") and layer.weights:
             assert all(map(np.array_equal, layer.get_weights(), reference.get_layer(layer.name).get_weights()))
     assert all(map(np.array_equal, head, model.get_layer("decode_head-conv_seg").get_weights()))
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(ValueError, match="resnet18_v1c.* must be those of DeepLabV3Plus. Received: .* without a layer"):
         kd.load_backbone(build("deeplabv3plus_r18b_cityscapes"), "resnet18_v1c")
 
 
 def test_presets_describe_every_row():
-    described = {**kd.DeepLabV3.presets, **kd.DeepLabV3Plus.presets}
-    assert set(described) == set(rows.ROWS)
-    assert described[NAME]["mIoU"] == 76.89 and described[NAME]["num_classes"] == 19
+    presets = {**kd.DeepLabV3.presets, **kd.DeepLabV3Plus.presets}
+    assert set(presets) == set(rows.ROWS)
+    assert presets[NAME]["mIoU"] == 76.89 and presets[NAME]["num_classes"] == 19
 
 
-# The network: a server on this machine stands for the publisher's.
+# Downloads. A server on this machine replaces the publisher's.
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Serves `body` for any path; breaks off after `limit` bytes; understands Range if `ranges`."""
+    """Serves `body` for any path, at most its first `limit` bytes, after `delay` seconds; understands Range if `ranges`."""
 
     body, limit, ranges, etag, requests, delay = b"", None, True, '"1"', [], 0
 
     def do_GET(self):
-        wanted = self.headers.get("Range") if self.ranges and self.headers.get("If-Range") == self.etag else None
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+        range_header = self.headers.get("Range") if self.ranges and self.headers.get("If-Range") == self.etag else None
+        start = int(range_header.removeprefix("bytes=").rstrip("-")) if range_header else 0
         type(self).requests.append(start)
-        self.send_response(206 if wanted else 200)
+        self.send_response(206 if range_header else 200)
         self.send_header("ETag", self.etag)
         self.send_header("Content-Length", str(len(self.body) - start))
         self.end_headers()
@@ -230,15 +232,15 @@ def server(monkeypatch, weights):
 
 
 def test_a_missing_file_is_downloaded_once(cache, server):
-    assert same(load(), drawn(NAME)) and same(load(), drawn(NAME))
+    assert same_logits(load(), drawn(NAME)) and same_logits(load(), drawn(NAME))
     assert server.requests == [0]
     assert sorted(path.name for path in cache.iterdir()) == [ROW.file, f"{ROW.file}.sha256"]
     assert (cache / ROW.file).read_bytes() == server.body
 
 
-@pytest.mark.skipif(fetch.fcntl is None, reason="no locks of that kind")
+@pytest.mark.skipif(fetch.fcntl is None, reason="this system cannot lock a folder")
 def test_two_that_want_one_file_download_it_once(cache, server):
-    server.delay = 0.5  # seconds in which the other one asks too
+    server.delay = 0.5  # seconds in which the other one would begin its download
     with ThreadPoolExecutor(2) as pool:
         paths = list(pool.map(lambda _: fetch.fetch(ROW.url, lambda part: None), range(2)))
     assert server.requests == [0] and paths == [cache / ROW.file] * 2
@@ -251,7 +253,7 @@ def test_a_broken_download_goes_on_where_it_ended(cache, server):
         load()
     assert [path.name for path in cache.iterdir() if path.suffix == ".pth"] == []
     server.limit = None
-    assert same(load(), drawn(NAME))
+    assert same_logits(load(), drawn(NAME))
     assert server.requests == [0, len(server.body) // 3] and (cache / ROW.file).read_bytes() == server.body
 
 
@@ -273,10 +275,10 @@ def test_a_server_without_ranges_starts_again(cache, server):
     assert (cache / ROW.file).read_bytes() == server.body
 
 
-@pytest.mark.parametrize("body, what", [(b"<!DOCTYPE html><html>Not here</html>", "HTML"), (b"", "empty")])
-def test_what_is_no_checkpoint_does_not_enter_the_cache(cache, server, body, what):
+@pytest.mark.parametrize("body, kind", [(b"<!DOCTYPE html><html>Not here</html>", "HTML"), (b"", "empty")])
+def test_what_is_no_checkpoint_does_not_enter_the_cache(cache, server, body, kind):
     server.body = body
-    with pytest.raises(ValueError, match=f"(?i){what}"):
+    with pytest.raises(ValueError, match=f"(?i){kind}"):
         load()
     assert not list(cache.glob("*.pth*"))
 
@@ -293,7 +295,7 @@ def test_without_a_network_the_error_says_where_to_put_which_file(cache, monkeyp
 def test_a_cache_that_cannot_be_a_folder_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("KERAS_DEEPLAB_CACHE", str(tmp_path / "file"))
-    with pytest.raises(FileNotFoundError, match="KERAS_DEEPLAB_CACHE is a folder.*file cannot be one .*File exists"):
+    with pytest.raises(FileNotFoundError, match="DEEPLAB_CACHE must be a folder.* Received: .*file .*File exists"):
         load()
 
 

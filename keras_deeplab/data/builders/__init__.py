@@ -1,6 +1,6 @@
-"""Official downloads in, prepared data sets out: a TFDS builder for each.
+"""Official downloads in, prepared data sets out: one builder of TensorFlow Datasets (TFDS) for each data set.
 
-This package alone imports TensorFlow Datasets: `pip install "keras_deeplab[datasets]"`.
+Only this package imports TFDS: `pip install "keras_deeplab[datasets]"`.
 """
 
 import difflib
@@ -9,7 +9,7 @@ from pathlib import Path
 try:
     import tensorflow_datasets as tfds
 except ImportError as error:
-    raise ImportError('Prepared data sets take TensorFlow Datasets: pip install "keras_deeplab[datasets]"') from error
+    raise ImportError('Prepared data sets need TensorFlow Datasets: pip install "keras_deeplab[datasets]"') from error
 
 from keras_deeplab.data.builders.ade20k import Ade20k
 from keras_deeplab.data.builders.cityscapes import Cityscapes
@@ -41,7 +41,14 @@ BUILDERS = {
 
 
 def find(name):
-    """The builder class of a data set by its name in the catalogue."""
+    """The builder class of a data set.
+
+    Args:
+        name: its name in the catalogue, for example `"cityscapes"`.
+
+    Raises:
+        ValueError: if no data set has that name.
+    """
     if name not in BUILDERS:
         closest = difflib.get_close_matches(str(name).lower(), BUILDERS, n=3, cutoff=0.4)
         hint = f" Closest: {', '.join(closest)}." if closest else ""
@@ -50,21 +57,26 @@ def find(name):
 
 
 def prepare(name, source, to, *, processes=None, **options):
-    """Prepares a data set from its official download, unless it is there already.
+    """Prepares a data set from its official download. Does nothing if the prepared data set exists.
 
-    An interrupted run leaves `TO/NAME.unfinished` and goes on from it. The processes read the calling script again, so that
-    it calls this under `if __name__ == "__main__":`; with `processes=1` there are none.
+    An interrupted run leaves the folder `TO/NAME.unfinished`, and the next run continues from it. Each process reads the
+    calling script again: the script must call this function under `if __name__ == "__main__":`. `processes=1` starts no
+    other process.
 
     Args:
-        name: of the catalogue, for example `"cityscapes"`.
-        source: folder with the downloads (the builder's `MANUAL_DOWNLOAD_INSTRUCTIONS`).
-        to: folder that `NAME/1.0.0` is made in.
-        processes: how many convert pictures; None: one per core.
-        **options: of that data set: `tile` of potsdam and vaihingen, `patch` and `overlap` of isaid (pixels), and
-            `stray_colours` of these three (let colours of no class through).
+        name: name of the data set in the catalogue, for example `"cityscapes"`.
+        source: folder with the downloads (the builder's `MANUAL_DOWNLOAD_INSTRUCTIONS` lists them).
+        to: folder in which `NAME/1.0.0` is written.
+        processes: number of processes that convert pictures; None: one per core.
+        **options: options of this data set: `tile` for potsdam and vaihingen, `patch` and `overlap` for isaid (pixels),
+            and `stray_colours` for these three (accept colours of no class).
 
     Returns:
-        The builder, its `info.splits` filled in.
+        The builder, whose `info.splits` lists what was written.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, a split is empty, or a picture has no label.
+        ValueError: if the name or an option is unknown, or a file is damaged or does not fit the data set.
     """
     builder = find(name)(data_dir=str(to), processes=processes, options=options)
     builder.prepare(source)
@@ -72,10 +84,10 @@ def prepare(name, source, to, *, processes=None, **options):
 
 
 def open_builder(folder):
-    """The TFDS builder of what `prepare` wrote.
+    """The TFDS builder of a data set that `prepare` wrote.
 
     Args:
-        folder: the `to` of `prepare`, or the folder of a data set in it.
+        folder: the folder `to` of `prepare`, or the folder of one data set in it.
 
     Raises:
         FileNotFoundError: if there is no prepared data set.
@@ -85,13 +97,16 @@ def open_builder(folder):
 
 
 def _prepared_folder(folder):
-    found = sorted(path.parent for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}dataset_info.json"))
-    found = [path for path in found if not path.name.startswith("incomplete.")]
-    if not found:
+    infos = [path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}dataset_info.json")]
+    # TFDS writes to a folder "incomplete..." and renames it at the end.
+    folders = sorted(path.parent for path in infos if not path.parent.name.startswith("incomplete."))
+    if not folders:
         raise FileNotFoundError(
             f"There is no prepared data set in {str(folder)!r}. `keras-deeplab prepare DATASET --from DIR --to DIR` "
             "makes one."
         )
-    if len(found) > 1:
-        raise ValueError(f"{folder} holds several data sets: {', '.join(map(str, found))}. Name one of these folders.")
-    return found[0]
+    if len(folders) > 1:
+        raise ValueError(
+            f"{folder} holds several data sets: {', '.join(map(str, folders))}. Name one of these folders."
+        )
+    return folders[0]

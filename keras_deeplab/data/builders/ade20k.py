@@ -1,4 +1,4 @@
-"""ADE20K, the scene parsing benchmark of 2016: 150 classes counted from 1, 0 for none (Zhou et al. 2017)."""
+"""ADE20K (Zhou et al. 2017), the scene parsing benchmark of 2016: 150 classes counted from 1, 0 for no class."""
 
 from keras_deeplab.data.builders.base import Builder
 

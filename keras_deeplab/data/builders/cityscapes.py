@@ -1,4 +1,4 @@
-"""Cityscapes: finely annotated street scenes, 34 raw ids to 19 train ids (Cordts et al. 2016)."""
+"""Cityscapes (Cordts et al. 2016): finely annotated street scenes, 34 raw ids to 19 train ids."""
 
 from keras_deeplab.data.builders.base import Builder
 

@@ -1,4 +1,4 @@
-"""COCO-Stuff, things and stuff, 182 raw ids to 171 train ids (Caesar et al. 2018): the 10k and the 164k release."""
+"""COCO-Stuff (Caesar et al. 2018), the 10k and the 164k release: 182 raw ids of things and stuff to 171 train ids."""
 
 from keras_deeplab.catalog.datasets import DATASETS
 from keras_deeplab.data.builders import labels, matlab
@@ -34,5 +34,5 @@ class CocoStuff164k(Builder, skip_registration=True):
     http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/, as they are or unpacked.
     """
     image = "{place}/{name}.jpg"
-    label = "{place}/{name=[^/_]+}.png"  # without the train ids that the original's preparation leaves beside them
+    label = "{place}/{name=[^/_]+}.png"  # no underscore: mmsegmentation's converter writes NAME_labelTrainIds.png there
     places = {"train": {"all": "train2017"}, "val": {"all": "val2017"}}

@@ -1,4 +1,4 @@
-"""A folder of downloads in, its files out by the path that they have when unpacked: loose, or inside .zip and .tar."""
+"""A folder of downloads in, its files out by the path that they have when unpacked: single files and members of archives."""
 
 import functools
 import gzip
@@ -12,7 +12,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-COMPRESSED = (".tgz", ".tar.gz")
+COMPRESSED = (".tgz", ".tar.gz")  # endings of compressed .tar files
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,9 @@ class Source:
     Attributes:
         file: path of the file or archive.
         member: name inside the archive; empty for a file.
-        span: (offset, length) in bytes of a member of a .tar, which lies in it as it is.
-        stamp: size and time of change of the file, by which a result made from it is known to be of it.
+        span: (offset, length) in bytes of a member of a .tar, which is stored uncompressed; None for others.
+        stamp: (size in bytes, time of change in ns) of the file. A result that was made from a file with another stamp is
+            not used again.
     """
 
     file: str
@@ -35,6 +36,7 @@ class Source:
         return f"{self.file}: {self.member}" if self.member else self.file
 
     def read(self):
+        """The contents, bytes. ValueError if the archive is damaged."""
         try:
             if self.span is not None:
                 with open(self.file, "rb") as file:
@@ -51,7 +53,7 @@ class Source:
 
 
 @functools.lru_cache(maxsize=8)
-def _zip(path, process):  # per process: one file position cannot serve two
+def _zip(path, process):  # `process` is a key of the cache: a forked process must not share a file position
     return zipfile.ZipFile(path)
 
 
@@ -59,16 +61,24 @@ class Files:
     """The files below a folder.
 
     Args:
-        folder: where the downloads lie, as they came or unpacked, in folders of any depth. A member of an archive counts
-            as if it were unpacked beside the archive; where both are there, the loose file is read.
-        scratch: folder for compressed .tar files without their compression, which cannot be read in any order.
+        folder: the folder of the downloads, packed or unpacked, in subfolders of any depth. A member of an archive counts
+            as a file unpacked beside the archive. If there is such a file too, the file is read.
+        scratch: folder for decompressed copies of compressed .tar files, whose members cannot be read in any order.
+
+    Attributes:
+        paths: {path below the folder: `Source`}.
+        packed: names of archives that cannot be read.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or it is empty.
+        ValueError: if an archive is damaged.
     """
 
     def __init__(self, folder, scratch):
         self.folder, self.scratch = Path(folder), Path(scratch)
         if not self.folder.is_dir():
             raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
-        self.paths = {}  # path below the folder: Source
+        self.paths = {}
         archives, self.packed = [], []
         for root, folders, names in os.walk(self.folder, followlinks=True):
             folders[:] = sorted(name for name in folders if not name.endswith(".unfinished"))  # see Builder.work
@@ -86,83 +96,91 @@ class Files:
             self._add_archive(path)
 
     def hint(self):
-        """What to say where something was not found."""
+        """The end of a message that something was not found: the archives to unpack, if there are any."""
         return f" Unpack {', '.join(self.packed)} first." if self.packed else ""
 
     def find(self, pattern, **fixed):
         """Files whose path ends in a pattern.
 
         Args:
-            pattern: such as `"gtFine/{split}/*/{name}_gtFine_labelIds.png"`: `*` is anything but a slash, `**/` any
-                folders or none, `{name}` what distinguishes the files, other braces are given by `fixed`.
+            pattern: for example `"gtFine/{place}/*/{name}_gtFine_labelIds.png"`. `*` stands for any text without a slash,
+                `**/` for any number of folders, `{name}` for the name of the file.
+            **fixed: texts for the other braces of the pattern.
 
         Returns:
             `{name: Source}`, sorted by name.
 
         Raises:
-            ValueError: if two files have one name.
+            ValueError: if two files have the same name.
         """
-        expression, found = compiled(pattern, **fixed), {}
+        expression, sources = compiled(pattern, **fixed), {}
         for path, source in self.paths.items():
             match = expression.search(path)
             if match is None:
                 continue
             name = match["name"]
-            if name not in found or (found[name].member and not source.member):
-                found[name] = source
-            elif found[name].member or not source.member:
-                raise ValueError(f"Two files are {name!r} of {pattern!r}: {found[name]} and {source}. Leave one.")
-        return dict(sorted(found.items()))
+            if name not in sources or (sources[name].member and not source.member):
+                sources[name] = source
+            elif sources[name].member or not source.member:
+                raise ValueError(
+                    f"Only one file may match {pattern!r} with the name {name!r}. Received: {sources[name]} and {source}. "
+                    "Keep one of them."
+                )
+        return dict(sorted(sources.items()))
 
     def one(self, path):
-        """The file whose path ends in `path`."""
-        *above, last = path.rsplit("/", 1)
-        found = self.find("/".join([*above, "{name}"]).replace("{name}", "{name=" + re.escape(last) + "}"))
-        if not found:
-            raise FileNotFoundError(f"{path} is not below {str(self.folder)!r}.{self.hint()}")
-        return found[last]
+        """The `Source` of the file whose path ends in `path`. FileNotFoundError if there is none."""
+        *parent, last = path.rsplit("/", 1)
+        sources = self.find("/".join([*parent, "{name}"]).replace("{name}", "{name=" + re.escape(last) + "}"))
+        if not sources:
+            raise FileNotFoundError(f"There is no {path} below {str(self.folder)!r}.{self.hint()}")
+        return sources[last]
 
     def lines(self, path):
-        """What the lines of a text file begin with: the names of a split."""
+        """The first word of each line of a text file: the names of the pictures of a split."""
         return [line.split()[0] for line in self.one(path).read().decode().splitlines() if line.strip()]
 
     def _add(self, path, file, **source):
+        # Hidden files and the folder __MACOSX hold no data: macOS writes them beside the files that it packs.
         if not path.startswith("__MACOSX/") and not path.rsplit("/", 1)[-1].startswith("."):
             self.paths.setdefault(path, Source(file, **source))
 
     def _add_archive(self, archive):
-        above, stamp = archive.parent.relative_to(self.folder).as_posix(), _stamp(archive)
-        above = "" if above == "." else above + "/"
+        parent, stamp = archive.parent.relative_to(self.folder).as_posix(), _stamp(archive)
+        parent = "" if parent == "." else parent + "/"
         try:
             if archive.suffix == ".zip":
                 with zipfile.ZipFile(archive) as members:
                     for member in members.infolist():
                         if not member.is_dir():
-                            self._add(above + member.filename, str(archive), member=member.filename, stamp=stamp)
+                            self._add(parent + member.filename, str(archive), member=member.filename, stamp=stamp)
             else:
-                plain = self._plain(archive, stamp)
-                with tarfile.open(plain, "r:") as members:
+                tar = self._uncompressed(archive, stamp)
+                with tarfile.open(tar, "r:") as members:
                     for member in members:
                         if member.isfile():
                             name, span = member.name.removeprefix("./"), (member.offset_data, member.size)
-                            self._add(above + name, str(plain), member=name, span=span, stamp=stamp)
+                            self._add(parent + name, str(tar), member=name, span=span, stamp=stamp)
         except (zipfile.BadZipFile, tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{archive} is no whole archive: {error}. Download it again.") from error
+            raise ValueError(f"{archive} is damaged or incomplete: {error}. Download it again.") from error
 
-    def _plain(self, archive, stamp):
-        """A .tar of the archive: itself, or its copy without compression, made whole or not at all and kept."""
+    def _uncompressed(self, archive, stamp):
+        """The path of the archive as an uncompressed .tar: itself, or a copy in the scratch folder.
+
+        The copy appears only when it is complete, and is used again by a later run.
+        """
         if archive.suffix == ".tar":
             return archive
-        made_of = repr((str(archive.resolve()), stamp))
-        plain = self.scratch / f"{archive.name}-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}.tar"
-        if not plain.exists():
-            print(f"{archive.name} is compressed: unpacking it to {plain}", flush=True)
+        inputs = repr((str(archive.resolve()), stamp))
+        tar = self.scratch / f"{archive.name}-{hashlib.sha256(inputs.encode()).hexdigest()[:12]}.tar"
+        if not tar.exists():
+            print(f"{archive.name} is compressed: decompressing it to {tar}", flush=True)
             self.scratch.mkdir(parents=True, exist_ok=True)
-            partial = plain.with_suffix(f".{os.getpid()}")
-            with gzip.open(archive) as packed, open(partial, "wb") as file:
-                shutil.copyfileobj(packed, file, 2**20)
-            partial.replace(plain)
-        return plain
+            partial = tar.with_suffix(f".{os.getpid()}")
+            with gzip.open(archive) as compressed, open(partial, "wb") as file:
+                shutil.copyfileobj(compressed, file, 2**20)
+            partial.replace(tar)
+        return tar
 
 
 def _stamp(path):
@@ -171,7 +189,10 @@ def _stamp(path):
 
 
 def compiled(pattern, **fixed):
-    """A pattern of `Files.find` as a regular expression; `{name=REGEX}` says what a name looks like."""
+    """A pattern of `Files.find` as a regular expression for the end of a path.
+
+    `{name=REGEX}` in a pattern restricts the names to those that match REGEX.
+    """
     parts = re.split(r"(\*\*/|\*|\{\w+(?:=[^}]*)?\})", pattern)
     expression = ""
     for part in parts:
@@ -189,5 +210,5 @@ def compiled(pattern, **fixed):
 
 
 def filled(pattern, **parts):
-    """A pattern with its braces filled in, for people."""
+    """A pattern with the texts of its braces filled in, for messages."""
     return re.sub(r"\{(\w+)(?:=[^}]*)?\}", lambda brace: parts[brace[1]], pattern)

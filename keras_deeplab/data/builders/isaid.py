@@ -1,4 +1,4 @@
-"""iSAID on DOTA's aerial pictures (Waqas Zamir et al. 2019): 896x896 patches that overlap by 384, colours to 16 classes."""
+"""iSAID (Waqas Zamir et al. 2019): DOTA's aerial pictures to 896x896 patches that overlap by 384, colours to 16 classes."""
 
 from keras_deeplab.catalog.datasets import DATASETS, IGNORE
 from keras_deeplab.data.builders import cutting, labels

@@ -6,25 +6,27 @@ from keras_deeplab.data.builders.base import Builder
 
 
 class Isprs(Builder, skip_registration=True):
-    """What both cities share. The labels are those whose objects have a black rim, which is ignored ("noBoundary")."""
+    """The builder of both cities. It reads the labels "noBoundary": objects have a black rim, which is ignored."""
 
     options = {"tile": 512, "stray_colours": False}
-    tiles = {}  # {split: names of its pictures}
+    tiles = {}  # {split: names of its pictures, which ISPRS calls tiles}
 
     def pictures(self, files):
-        found = self.paired(files, "all")
-        known = {name: split for split, names in self.tiles.items() for name in names}
-        for picture in found:
-            if picture.name not in known:
-                raise ValueError(f"{picture.image} is neither of train nor of val.")
-        return {split: [picture for picture in found if known[picture.name] == split] for split in self.tiles}
+        pictures = self.paired(files, "all")
+        split_of = {name: split for split, names in self.tiles.items() for name in names}
+        for picture in pictures:
+            if picture.name not in split_of:
+                raise ValueError(f"{picture.image} belongs neither to train nor to val. Remove it.")
+        return {split: [picture for picture in pictures if split_of[picture.name] == split] for split in self.tiles}
 
     @classmethod
     def examples(cls, picture, *, tile, stray_colours):
         image, ids = cutting.picture_and_ids(picture, DATASETS[cls.name], stray_colours)
         height, width = ids.shape
         if min(height, width) < tile:
-            raise ValueError(f"{picture.image} is {width}x{height} pixels, smaller than a tile of {tile}x{tile}.")
+            raise ValueError(
+                f"{picture.image} is {width}x{height} pixels, smaller than a tile of {tile}x{tile}. Choose a smaller `tile`."
+            )
         return [
             (
                 f"{picture.name}_{x}_{y}_{x + tile}_{y + tile}",
@@ -54,6 +56,6 @@ class Vaihingen(Isprs, skip_registration=True):
     request from https://www.isprs.org/education/benchmarks/UrbanSemLab/2d-sem-label-vaihingen.aspx, as they are or
     unpacked.
     """
-    image = "top/top_mosaic_09cm_{name=area[0-9]+}.tif"  # files of that name beside it hold labels
+    image = "top/top_mosaic_09cm_{name=area[0-9]+}.tif"  # files of the same name in another folder hold labels
     label = "top_mosaic_09cm_{name=area[0-9]+}_noBoundary.tif"
     tiles = VAIHINGEN_TILES

@@ -1,4 +1,4 @@
-"""LoveDA: urban and rural land cover, 7 classes counted from 1, 0 for no data (Wang et al. 2021)."""
+"""LoveDA (Wang et al. 2021): land cover of urban and rural areas, 7 classes counted from 1, 0 for no data."""
 
 from keras_deeplab.data.builders.base import Builder
 

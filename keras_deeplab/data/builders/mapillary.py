@@ -1,4 +1,4 @@
-"""Mapillary Vistas 1.2: street scenes, 66 labels of which the last, "Unlabeled", is ignored (Neuhold et al. 2017)."""
+"""Mapillary Vistas 1.2 (Neuhold et al. 2017): street scenes, 66 labels. The last one, "Unlabeled", is ignored."""
 
 from keras_deeplab.data.builders.base import Builder
 

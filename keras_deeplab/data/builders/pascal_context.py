@@ -1,7 +1,7 @@
-"""Pascal Context on VOC 2010's pictures (Mottaghi et al. 2014): 59 classes, with and without a background class.
+"""Pascal Context (Mottaghi et al. 2014): VOC 2010's pictures to 59 classes, or 60 with the background.
 
-The masks are those of "Pascal in Detail", one JSON file with a run-length mask per segment; a later segment covers an
-earlier one. What no segment covers is 0: the background of the 60 classes, ignored among the 59.
+The masks are those of "Pascal in Detail": one JSON file with a run-length mask for each segment. Later segments cover
+earlier ones. A pixel without a segment is 0: background among the 60 classes, ignored with the 59.
 """
 
 import json
@@ -30,10 +30,10 @@ class PascalContext(Builder, skip_registration=True):
             segments = {image["image_id"]: [] for image in annotations["images"]}
             for segment in annotations["annos_segmentation"]:
                 mask = segment["segmentation"]
-                run = (segment["category_id"], tuple(mask["size"]), mask["counts"])
-                segments[segment["image_id"]].append(run)
+                category_mask = (segment["category_id"], tuple(mask["size"]), mask["counts"])
+                segments[segment["image_id"]].append(category_mask)
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{source} is not the annotations of Pascal in Detail: {error!r}.") from error
+            raise ValueError(f"{source} does not hold the annotations of Pascal in Detail: {error!r}.") from error
         images, pictures = files.find(self.image), {"train": [], "val": []}
         for image in annotations["images"]:
             name = image["file_name"].rpartition(".")[0]
@@ -49,7 +49,10 @@ class PascalContext(Builder, skip_registration=True):
         values = np.zeros(shape, np.uint16)
         for category, size, counts in segments:
             if size != shape:
-                raise ValueError(f"{source} has a mask of {size} in a picture of {shape} pixels.")
+                raise ValueError(
+                    f"{source} has a mask of {size} pixels (height, width), but the picture is {shape}. Both must have the "
+                    "same size."
+                )
             values[run_length_mask(counts, size)] = category
         return labels.train_ids(values, DATASETS[cls.name].label_ids, source)
 
@@ -59,26 +62,33 @@ class PascalContext59(PascalContext, skip_registration=True):
 
 
 def run_length_mask(counts, size):
-    """COCO's run-length code to a mask.
+    """The mask of COCO's compressed run-length code (pycocotools).
 
     Args:
-        counts: text of six-bit characters: runs of 0 and 1 in turn, from the third on less the last but one of its kind.
+        counts: str or bytes. The lengths of runs of 0 and 1 in turn, down the columns, in characters of six bits: five bits
+            of a number, lowest first, and one that says whether the number continues. From the fourth run on the
+            number is the difference to the run two places before.
         size: (height, width).
 
     Returns:
-        bool array of `size`; the runs go down the columns.
+        (height, width) bool.
+
+    Raises:
+        ValueError: if the runs do not cover the mask exactly.
     """
     runs, value, shift = [], 0, 0
     for character in counts.encode() if isinstance(counts, str) else counts:
         bits = character - 48
         value |= (bits & 31) << shift
         shift += 5
-        if not bits & 32:  # the last character of a number; its bit 16 is the sign
+        if not bits & 32:  # the last character of a number; its bit of value 16 is the sign
             if bits & 16:
                 value -= 1 << shift
             runs.append(value + (runs[-2] if len(runs) > 2 else 0))
             value = shift = 0
     if sum(runs) != size[0] * size[1] or min(runs, default=0) < 0:
-        raise ValueError(f"A run-length mask covers {sum(runs)} of {size[0]}x{size[1]} pixels.")
+        raise ValueError(
+            f"The runs of a run-length mask must cover its {size[0]}x{size[1]} pixels. Received: runs of {sum(runs)} pixels."
+        )
     ones = np.arange(len(runs)) % 2 == 1
     return np.repeat(ones, runs).reshape(size, order="F")

@@ -1,4 +1,4 @@
-"""Pascal VOC 2012 (Everingham et al. 2010) with the training masks that SBD adds (Hariharan et al. 2011)."""
+"""Pascal VOC 2012 (Everingham et al. 2010) to 21 classes, with the training masks that SBD adds (Hariharan et al. 2011)."""
 
 from keras_deeplab.catalog.datasets import DATASETS
 from keras_deeplab.data.builders import labels, matlab
@@ -16,16 +16,17 @@ class Voc12aug(Builder, skip_registration=True):
     """
     image = "VOC2012/JPEGImages/{name}.jpg"
     label = "VOC2012/SegmentationClass/{name}.png"
-    added = "dataset/cls/{name}.mat"
+    sbd_label = "dataset/cls/{name}.mat"
 
     def pictures(self, files):
         train, val = files.lines(f"{LISTS}/train.txt"), files.lines(f"{LISTS}/val.txt")
-        listed = {*files.lines("dataset/train.txt"), *files.lines("dataset/val.txt")}
-        added = sorted(listed - {*train, *val})  # VOC's own masks come first, and no picture of val is trained on
+        in_sbd = {*files.lines("dataset/train.txt"), *files.lines("dataset/val.txt")}
+        # A picture that has a mask in VOC keeps that mask, and SBD must not add pictures of val to train.
+        added = sorted(in_sbd - {*train, *val})
         return {
             "train": [
                 *self.paired(files, "VOC 2012", train),
-                *self.paired(files, "SBD", added, label=self.added),
+                *self.paired(files, "SBD", added, label=self.sbd_label),
             ],
             "val": self.paired(files, "all", val),
         }

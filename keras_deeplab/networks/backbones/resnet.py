@@ -1,4 +1,4 @@
-"""Atrous ResNet: an image in, four feature maps out (He et al. 2016; Chen et al. 2017)."""
+"""Atrous ResNet: images in, four feature maps out (He et al. 2016; Chen et al. 2017)."""
 
 import keras
 
@@ -13,7 +13,7 @@ STAGES = {  # output stride: (stride, rate) of each stage
 
 
 def expansion(depth):
-    """Channels of a stage's output over those of its 3x3 convolutions: 1 for basic blocks, 4 for bottlenecks."""
+    """How many times the width of a stage's 3x3 convolutions its output has: 1 for basic blocks, 4 for bottlenecks."""
     return 1 if depth == 18 else 4
 
 
@@ -23,25 +23,24 @@ def atrous_resnet(images, *, depth, stem, output_stride, multi_grid, base_channe
     Args:
         images: normalised pictures (N, H, W, 3).
         depth: 18, 50 or 101.
-        stem: "v1c", three 3x3 convolutions, or "b", one 7x7.
+        stem: "v1c" (three 3x3 convolutions) or "b" (one 7x7 convolution).
         output_stride: 8, 16 or 32, input pixels per pixel of the last stage.
-        multi_grid: rates of the last stage's three blocks, or None for the stage's own.
+        multi_grid: atrous rate of each block of the last stage, or None for the rate of the stage in `STAGES`.
         base_channels: width of the first stage's 3x3 convolutions; each stage doubles it.
         stem_channels: width of the stem.
 
     Returns:
-        four tensors: strides 4, 8, min(16, output_stride), output_stride.
+        four feature maps, of strides 4, 8, min(16, output_stride) and output_stride.
     """
     x = stem_v1c(images, stem_channels) if stem == "v1c" else stem_b(images, stem_channels)
-    last = dict(data_format="channels_last")  # whatever Keras's configuration says
-    x = keras.layers.ZeroPadding2D(1, name="backbone-maxpool-pad", **last)(
-        x
-    )  # after a ReLU zero acts as minus infinity
-    x = keras.layers.MaxPooling2D(3, 2, name="backbone-maxpool", **last)(x)  # (N, H/4, W/4, stem_channels)
+    layout = dict(data_format="channels_last")  # whatever Keras's configuration says
+    # After a ReLU, padding with zeros gives the same maximum as padding with minus infinity.
+    x = keras.layers.ZeroPadding2D(1, name="backbone-maxpool-pad", **layout)(x)
+    x = keras.layers.MaxPooling2D(3, 2, name="backbone-maxpool", **layout)(x)  # (N, H/4, W/4, stem_channels)
     block = basic_block if expansion(depth) == 1 else bottleneck
     features = []
     for stage, (blocks, (stride, rate)) in enumerate(zip(BLOCKS[depth], STAGES[output_stride], strict=True)):
-        # The first block of a dilated stage looks half as far: its input is as dense as the stage before.
+        # As in the original, the first block of a stage with a rate in place of a stride keeps the rate of the stage before.
         rates = [max(1, rate // 2)] + [rate] * (blocks - 1)
         if multi_grid and stage == 3:
             rates = multi_grid
@@ -58,7 +57,7 @@ def atrous_resnet(images, *, depth, stem, output_stride, multi_grid, base_channe
 
 
 def stem_v1c(x, channels):
-    """Three 3x3 convolutions, the first of stride 2 (Bag of Tricks, He et al. 2019): (N, H/2, W/2, channels)."""
+    """Three 3x3 convolutions, the first of stride 2 (ResNet-C in He et al. 2019): (N, H/2, W/2, channels)."""
     for i, (width, strides) in enumerate([(channels // 2, 2), (channels // 2, 1), (channels, 1)]):
         names = (f"backbone-stem-{3 * i}", f"backbone-stem-{3 * i + 1}")
         x = conv_norm(x, width, 3, strides=strides, names=names)
@@ -78,7 +77,7 @@ def basic_block(x, width, *, strides, rate, name):
 
 
 def bottleneck(x, width, *, strides, rate, name):
-    """1x1, 3x3 with the stride and the rate, 1x1 to four times the width."""
+    """A 1x1 convolution, a 3x3 one with the stride and the rate, and a 1x1 one to four times the width."""
     y = conv_norm(x, width, 1, names=(f"{name}-conv1", f"{name}-bn1"))
     y = conv_norm(y, width, 3, strides=strides, rate=rate, names=(f"{name}-conv2", f"{name}-bn2"))
     y = conv_norm(y, 4 * width, 1, relu=False, names=(f"{name}-conv3", f"{name}-bn3"))
@@ -86,7 +85,7 @@ def bottleneck(x, width, *, strides, rate, name):
 
 
 def add_shortcut(x, y, *, strides, name):
-    """x, projected where the shape changes, plus the residual y, then ReLU."""
+    """The ReLU of x + y. If y has another shape, a 1x1 convolution gives x that shape."""
     if strides > 1 or x.shape[-1] != y.shape[-1]:
         names = (f"{name}-downsample-0", f"{name}-downsample-1")
         x = conv_norm(x, y.shape[-1], 1, strides=strides, relu=False, names=names)

@@ -1,12 +1,15 @@
-"""The same results sooner. `convolution` is the one door; the ways behind it give the same numbers within rounding.
+"""Faster computations of the same convolutions: features in, the same features out within rounding.
 
-| file | what it has |
+The models reach all of them through `convolution.py`; only the layers in `folded.py` are used directly.
+
+| file | content |
 |---|---|
-| convolution.py | `conv2d` and `depthwise_conv2d`, what a graph is for, and which way is taken when |
-| clipped.py | atrous convolution by one matrix product for each tap |
+| convolution.py | `conv2d` and `depthwise_conv2d`, the purpose of a graph, and the choice of the way to compute |
+| clipped.py | atrous convolution as one matrix product for each tap, without products with the padding |
 | winograd.py | 3x3 convolution with a quarter of the multiplications |
-| strided.py | 1x1 convolution of every second pixel, with a gradient that is safe |
-| interleaved.py | atrous depthwise convolution as a plain one of every `rate`-th pixel |
-| processor.py | what this machine's processor does well |
+| strided.py | 1x1 convolution of every second pixel, with a gradient that corrupts no memory |
+| interleaved.py | atrous depthwise convolution as a plain one on grids of every `rate`-th pixel |
+| graph.py | how operations of a TensorFlow graph share code, and in which order they run |
+| processor.py | which convolutions this machine's processor computes well |
 | folded.py | layers that exist only in networks without norms |
 """

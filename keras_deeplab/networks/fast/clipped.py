@@ -1,17 +1,18 @@
-"""Atrous 3x3 convolution by taps: each tap is a matrix product over the part of the map that it reaches.
+"""Atrous 3x3 convolution without products with the padding: a map in, a map out.
 
-At rate 36 on a 64x128 map, half of a plain convolution's multiplications are with the zeros around the map; here there are
-none. The results of the taps are shifted and added.
+A 3x3 kernel has nine taps. A tap is a (C, F) matrix, which multiplies the part of the map that the tap reaches; the results
+of the nine taps are padded to the size of the map and added. At rate 36 on a 64x128 map, half of the multiplications of a
+plain convolution are with the zeros around the map.
 """
 
-PIXELS_AT_ONCE = 2048  # pixels whose parts are cut out together: 17 MB of DeepLabV3's features
+PIXELS_PER_BAND = 2048  # a band is some rows of a map whose parts are in memory together: 17 MB of DeepLabV3's features
 
 
 def clipped_conv2d(x, kernel, rate):
     """A 3x3 convolution at stride 1 with zeros around the map, on TensorFlow.
 
-    A map of unknown size is cut some rows at a time: parts of all of it would take twice its memory. The gradient cuts the
-    parts again: kept from the forward pass, they would take up to nine times the memory of `x`.
+    A map of unknown size is computed in bands of some rows: parts of the whole map would take twice its memory. The gradient
+    cuts the parts out again: if the forward pass kept them, they would take up to nine times the memory of `x`.
 
     Args:
         x: (N, H, W, C).
@@ -25,42 +26,47 @@ def clipped_conv2d(x, kernel, rate):
 
     n, height, width, channels = tf.unstack(tf.shape(x))
     filters = kernel.shape[-1]
+    # The middle tap comes first because it reaches all pixels.
     taps = [(1, 1)] + [(i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)]
 
-    def beyond(tap, first, end, side):
-        """How many of the output's pixels from `first` to `end` along an axis have the tap before the map, and behind it."""
+    def counts_outside(tap, first, end, side):
+        """For how many output pixels of `first`..`end` along an axis the tap lies before the map, and behind it."""
         shift = (tap - 1) * rate
         return [tf.clip_by_value(count, 0, end - first) for count in (-first - shift, end + shift - side)]
 
     def cut(x, top, bottom, left, right):
+        """The pixels of `x` without its borders of these widths, (pixels, channels)."""
         return tf.reshape(x[:, top : height - bottom, left : width - right], [-1, x.shape[-1]])
 
     @tf.custom_gradient
     def convolution(x, kernel):
         def gradient(upstream):
-            to_x, to_kernel = None, {}
+            x_gradient, tap_gradients = None, {}
             for i, j in taps:
-                (top, bottom), (left, right) = beyond(i, 0, height, height), beyond(j, 0, width, width)
-                # Run the taps one at a time, and none of them during the forward pass.
-                with tf.control_dependencies([upstream if to_x is None else to_x]):
-                    above = cut(upstream, top, bottom, left, right)
-                    to_kernel[i, j] = tf.matmul(cut(x, bottom, top, right, left), above, transpose_a=True)
-                    part = tf.matmul(above, kernel[i, j], transpose_b=True)
+                top, bottom = counts_outside(i, 0, height, height)
+                left, right = counts_outside(j, 0, width, width)
+                # Run the taps one at a time, and none of them during the forward pass: each takes memory.
+                with tf.control_dependencies([upstream if x_gradient is None else x_gradient]):
+                    upstream_part = cut(upstream, top, bottom, left, right)
+                    x_part = cut(x, bottom, top, right, left)  # the tap is shifted, so the other borders are cut off
+                    tap_gradients[i, j] = tf.matmul(x_part, upstream_part, transpose_a=True)
+                    part = tf.matmul(upstream_part, kernel[i, j], transpose_b=True)
                     part = tf.reshape(part, [n, height - top - bottom, width - left - right, channels])
                     part = tf.pad(part, [[0, 0], [bottom, top], [right, left], [0, 0]])
-                    to_x = part if to_x is None else to_x + part
-            rows = [tf.stack([to_kernel[i, j] for j in range(3)]) for i in range(3)]
-            return tf.ensure_shape(to_x, x.shape), tf.stack(rows)
+                    x_gradient = part if x_gradient is None else x_gradient + part
+            kernel_rows = [tf.stack([tap_gradients[i, j] for j in range(3)]) for i in range(3)]
+            return tf.ensure_shape(x_gradient, x.shape), tf.stack(kernel_rows)
 
-        matrices = tf.reshape(kernel, [9, *kernel.shape[2:]])  # one of nine is taken without a copy
+        matrices = tf.reshape(kernel, [9, *kernel.shape[2:]])  # a slice of the first axis is no copy
 
-        def rows_of(pictures, first, end):
-            """The output's rows from `first` to `end` of some pictures."""
-            totals = []
+        def output_rows(pictures, first, end):
+            """The rows `first`..`end` of the output, for a slice of the pictures."""
+            totals = []  # after each tap
             for i, j in taps:
-                (top, bottom), (left, right) = beyond(i, first, end, height), beyond(j, 0, width, width)
+                top, bottom = counts_outside(i, first, end, height)
+                left, right = counts_outside(j, 0, width, width)
                 down, across = (i - 1) * rate, (j - 1) * rate
-                with tf.control_dependencies(totals[-2:-1]):  # otherwise TensorFlow may cut all parts first
+                with tf.control_dependencies(totals[-2:-1]):  # otherwise TensorFlow may cut out all parts first
                     part = x[pictures, first + top + down : end - bottom + down, left + across : width - right + across]
                 count = tf.shape(part)[0]
                 part = tf.matmul(tf.reshape(part, [-1, channels]), matrices[3 * i + j])
@@ -69,18 +75,20 @@ def clipped_conv2d(x, kernel, rate):
                 totals.append(totals[-1] + part if totals else part)
             return totals[-1]
 
-        if None not in x.shape[1:3]:  # XLA and converters do not support a loop whose last part is smaller
-            return tf.ensure_shape(rows_of(slice(None), 0, height), [*x.shape[:3], filters]), gradient
-        at_once = tf.maximum(PIXELS_AT_ONCE // width, 1)
-        bands = -(-height // at_once)
+        # A known size has no bands: XLA and the converters do not support a loop whose last result is smaller.
+        if None not in x.shape[1:3]:
+            return tf.ensure_shape(output_rows(slice(None), 0, height), [*x.shape[:3], filters]), gradient
+        band_height = tf.maximum(PIXELS_PER_BAND // width, 1)
+        bands = -(-height // band_height)  # of each picture
 
         def add_band(k, outputs):
-            picture, first = k // bands, k % bands * at_once
-            rows = rows_of(slice(picture, picture + 1), first, tf.minimum(first + at_once, height))
+            picture, first = k // bands, k % bands * band_height
+            rows = output_rows(slice(picture, picture + 1), first, tf.minimum(first + band_height, height))
             return k + 1, outputs.write(k, tf.reshape(rows, [-1, filters]))
 
         outputs = tf.TensorArray(x.dtype, n * bands, element_shape=[None, filters], infer_shape=False)
         _, outputs = tf.while_loop(lambda k, _: k < n * bands, add_band, [0, outputs], parallel_iterations=1)
         return tf.reshape(outputs.concat(), [n, height, width, filters]), gradient
 
-    return convolution(x, tf.convert_to_tensor(kernel))  # TensorFlow would want a gradient of its own for a variable
+    # As a tensor: for a variable TensorFlow would require a gradient with another signature.
+    return convolution(x, tf.convert_to_tensor(kernel))

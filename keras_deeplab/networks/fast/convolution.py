@@ -1,7 +1,7 @@
-"""The one door to the fast ways: `conv2d` and `depthwise_conv2d`, at stride 1 and any rate, zeros around the map.
+"""A map and a kernel in, their convolution out, in the way that is fastest for the shapes, the processor and the purpose.
 
-Every way gives the same result within rounding. Which one is taken depends on the shapes, the processor, and what the graph
-is for, which is said by a context and by nothing else:
+`conv2d` and `depthwise_conv2d` convolve at stride 1 and any rate with zeros around the map. All ways give the same result
+within rounding. The purpose of a graph is set by a context, and only there:
 
     with purpose(Purpose.ANY_PROCESSOR):
         graph = tf.function(model).get_concrete_function(...)
@@ -24,15 +24,15 @@ from keras_deeplab.networks.fast.interleaved import interleaved_depthwise_conv2d
 from keras_deeplab.networks.fast.strided import strided_pointwise_conv2d
 from keras_deeplab.networks.fast.winograd import winograd_conv2d, winograd_pays
 
-ASPP_RATE = 8  # from this rate on a convolution is one of ASPP's: the backbones' rates are smaller
+ASPP_RATE = 8  # a convolution of this rate or more is one of ASPP's: the backbones' rates are smaller
 
 
 class Purpose(Enum):
-    """What a graph is for. Outside every context it is training."""
+    """What a graph is for. Without a context this is training."""
 
     TRAINING = "gradients are needed"
     INFERENCE = "runs on this machine"
-    ANY_PROCESSOR = "may run on another machine: no way that is slow on some processor"
+    ANY_PROCESSOR = "may run on another machine: no way that is slow on any processor"
     CONVERSION = "LiteRT, ONNX, compilers: one operation for each convolution"
 
 
@@ -50,44 +50,48 @@ def _set(variable, value):
 
 
 def purpose(chosen):
-    """Inside, graphs are made for the `Purpose` `chosen`."""
+    """A context in which graphs are made for the `Purpose` `chosen`."""
     return _set(_purpose, chosen)
 
 
 def default_purpose(chosen):
-    """As `purpose`, unless a context around it has chosen already."""
+    """As `purpose`, but an outer context that has chosen another purpose than training keeps its choice."""
     return _set(_purpose, chosen if _purpose.get() is Purpose.TRAINING else _purpose.get())
 
 
 def override(*, conv2d=None, depthwise_conv2d=None):
-    """Inside, every convolution that can takes the named way: a key of `CONV2D` and one of `DEPTHWISE_CONV2D`.
+    """A context in which convolutions are computed in the named way.
 
-    None leaves the choice. "clipped" and "winograd" are for 3x3 kernels.
+    Args:
+        conv2d: a key of `CONV2D`; None, the default, leaves the choice to `conv2d`. "clipped" and "winograd" apply to 3x3
+            kernels only; other kernels are then computed as usual.
+        depthwise_conv2d: a key of `DEPTHWISE_CONV2D`; None, the default, leaves the choice to `depthwise_conv2d`.
 
     Raises:
         ValueError: if there is no such way.
     """
     for ways, way in ((CONV2D, conv2d), (DEPTHWISE_CONV2D, depthwise_conv2d)):
         if way not in (None, *ways):
-            raise ValueError(f"A way is one of {', '.join(ways)}. Received: {way!r}.")
+            raise ValueError(f"A way must be one of {', '.join(ways)}. Received: {way!r}.")
     return _set(_override, {"conv2d": conv2d, "depthwise_conv2d": depthwise_conv2d})
 
 
 def conv2d(x, kernel, rate=1):
-    """A convolution at stride 1 that keeps the map's size, on every backend.
+    """A convolution at stride 1 that keeps the size of the map, on every backend.
 
-    | device | rate | way      | why                                                                                |
+    | device | rate | way      | when and why                                                                       |
     |--------|------|----------|------------------------------------------------------------------------------------|
-    | CPU    | any  | winograd | inference in float32 where it takes the fewest operations: wide layers, at rates   |
-    |        |      |          | that are small beside the map                                                      |
+    | CPU    | any  | winograd | inference in float32 where it needs the fewest operations: layers with many        |
+    |        |      |          | channels, at rates that are small in comparison with the map                       |
     | CPU    | 1..7 | direct   | clipping saves little: a tenth of the multiplications at rate 4                    |
     | CPU    | 8..  | clipped  | 18 / 34 / 49 % fewer multiplications at rates 12 / 24 / 36 on a 64x128 map         |
-    | CPU    | 8..  | direct   | inference in bfloat16 on AVX512 without AMX: oneDNN clips, V3 takes 6 % less time; |
-    |        |      |          | with AMX it does not clip and takes 6 to 24 times as long as `clipped`             |
-    | GPU    | any  | direct   | cuDNN's                                                                            |
-    | any    | 2..  | clipped  | where `direct` has no gradient: float64, or a CPU without the type                 |
-    | any    | any  | direct   | conversion: one operation                                                          |
-    | any    | 2..  | keras    | kernels that are not 3x3; also every other backend                                 |
+    | CPU    | 8..  | direct   | inference in bfloat16 on AVX512 without AMX: oneDNN itself leaves out the products |
+    |        |      |          | with the padding, and V3 takes 6 % less time; with AMX it computes them and takes  |
+    |        |      |          | 6 to 24 times as long as `clipped`                                                 |
+    | GPU    | any  | direct   | cuDNN is fast at every rate                                                        |
+    | any    | 2..  | clipped  | where `direct` has no gradient: float64, or a dtype that the CPU does not support  |
+    | any    | any  | direct   | conversion: one operation for each convolution                                     |
+    | any    | 2..  | keras    | kernels that are not 3x3, and backends other than TensorFlow                       |
 
     Args:
         x: (N, H, W, C).
@@ -104,14 +108,14 @@ def conv2d(x, kernel, rate=1):
     if keras.backend.backend() != "tensorflow":
         return _keras(x, kernel, rate)
     if rate >= ASPP_RATE and _purpose.get() in (Purpose.INFERENCE, Purpose.ANY_PROCESSOR):
-        return one_after_another(lambda x: _by_the_best_way(x, kernel, rate), x)
-    return _by_the_best_way(x, kernel, rate)
+        return one_after_another(lambda x: _fastest_conv2d(x, kernel, rate), x)
+    return _fastest_conv2d(x, kernel, rate)
 
 
 def depthwise_conv2d(x, kernel, rate=1):
-    """A depthwise convolution at stride 1 that keeps the map's size, on every backend.
+    """A depthwise convolution at stride 1 that keeps the size of the map, on every backend.
 
-    TensorFlow takes `direct` at rate 1 and for conversion, `interleaved` otherwise; other backends `keras`.
+    The way is `direct` on TensorFlow at rate 1 and for conversion, otherwise `interleaved`; other backends use `keras`.
 
     Args:
         x: (N, H, W, C).
@@ -132,7 +136,16 @@ def depthwise_conv2d(x, kernel, rate=1):
 
 
 def pointwise_conv2d(x, kernel, strides):
-    """A 1x1 convolution of every `strides`-th pixel, on every backend: (N, H, W, C) to (N, ceil(H / down), ..., F)."""
+    """A 1x1 convolution of every `strides`-th pixel, on every backend.
+
+    Args:
+        x: (N, H, W, C).
+        kernel: (1, 1, C, F).
+        strides: (down, across).
+
+    Returns:
+        (N, ceil(H / down), ceil(W / across), F).
+    """
     kernel = ops.convert_to_tensor(kernel)
     if keras.backend.backend() == "tensorflow" and _purpose.get() is Purpose.TRAINING:
         return strided_pointwise_conv2d(x, kernel, strides)
@@ -140,12 +153,12 @@ def pointwise_conv2d(x, kernel, strides):
 
 
 def separable_by_channels():
-    """Whether a far separable convolution is computed some channels at a time: in TensorFlow, unless for conversion."""
+    """Whether ASPP's separable convolutions are computed some channels at a time: on TensorFlow, except for conversion."""
     return keras.backend.backend() == "tensorflow" and _purpose.get() is not Purpose.CONVERSION
 
 
 def add_bias(x, bias):
-    """`x` plus a bias of each channel, by the operation that TensorFlow fuses into the convolution before it."""
+    """`x` plus a bias for each channel. On TensorFlow it uses the operation that fuses with the convolution before."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -153,30 +166,30 @@ def add_bias(x, bias):
     return ops.add(x, bias)
 
 
-def _by_the_best_way(x, kernel, rate):
-    """`conv2d` on TensorFlow: Winograd's way if it pays, otherwise the plain one."""
+def _fastest_conv2d(x, kernel, rate):
+    """`conv2d` on TensorFlow: Winograd's way where it takes fewer operations, otherwise the plain way."""
     import tensorflow as tf
 
-    plain = _plain_way(x, kernel, rate)
+    plain_way = _plain_way(x, kernel, rate)
     inference = _purpose.get() in (Purpose.INFERENCE, Purpose.ANY_PROCESSOR)
 
-    def plainly():
-        if plain == "clipped" and inference:
+    def plain_conv2d():
+        if plain_way == "clipped" and inference:
             return in_shared_function(clipped_conv2d, x, kernel, rate)
-        return CONV2D[plain](x, kernel, rate)
+        return CONV2D[plain_way](x, kernel, rate)
 
     if not inference or processor.has_gpu() or x.dtype != tf.float32 or tuple(kernel.shape[:2]) != (3, 3):
-        return plainly()
+        return plain_conv2d()
     n, height, width, _ = ops.shape(x)
-    products = n * _reached(height, rate, plain) * _reached(width, rate, plain)
+    products = n * _pixels_reached(height, rate, plain_way) * _pixels_reached(width, rate, plain_way)
     pays = winograd_pays(x, kernel, rate, products=products)
     if isinstance(pays, bool):
-        return winograd_conv2d(x, kernel, rate) if pays else plainly()
-    return tf.cond(pays, lambda: winograd_conv2d(x, kernel, rate), plainly)
+        return winograd_conv2d(x, kernel, rate) if pays else plain_conv2d()
+    return tf.cond(pays, lambda: winograd_conv2d(x, kernel, rate), plain_conv2d)  # the size is known only at run time
 
 
 def _plain_way(x, kernel, rate):
-    """ "direct", "clipped" or "keras": see the table at `conv2d`."""
+    """The best way without Winograd's transform, "direct", "clipped" or "keras": see the table at `conv2d`."""
     size, dtype, graph_is_for = tuple(kernel.shape[:2]), x.dtype.name, _purpose.get()
     if rate == 1 or size == (1, 1) or graph_is_for is Purpose.CONVERSION:
         return "direct"
@@ -184,18 +197,18 @@ def _plain_way(x, kernel, rate):
         return "keras"
     if not processor.direct_atrous_convolution_has_gradient(dtype):
         return "clipped"
-    far = rate >= ASPP_RATE and not processor.has_gpu()
-    if far and graph_is_for is Purpose.INFERENCE and processor.direct_atrous_convolution_skips_padding(dtype):
+    clipping_pays = rate >= ASPP_RATE and not processor.has_gpu()
+    if clipping_pays and graph_is_for is Purpose.INFERENCE and processor.direct_atrous_convolution_skips_padding(dtype):
         return "direct"
-    return "clipped" if far else "direct"
+    return "clipped" if clipping_pays else "direct"
 
 
-def _reached(side, rate, way):
-    """How many pixels along an axis the three taps reach together; the direct way computes those beyond the map as well."""
+def _pixels_reached(side, rate, way):
+    """How many pixels along an axis the three taps reach together; the direct way also reaches for those of the padding."""
     import tensorflow as tf
 
-    beyond = 0 if way == "direct" else min(rate, side) if isinstance(side, int) else tf.minimum(rate, side)
-    return 3 * side - 2 * beyond
+    skipped = 0 if way == "direct" else min(rate, side) if isinstance(side, int) else tf.minimum(rate, side)
+    return 3 * side - 2 * skipped  # the middle tap reaches the whole side
 
 
 def _direct(x, kernel, rate):

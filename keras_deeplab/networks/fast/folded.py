@@ -1,6 +1,6 @@
-"""Layers of networks without norms: two that do in one step what several layers do in a network with norms.
+"""Layers of networks without norms: a map in, and in one step the result of several layers of a network with norms out.
 
-They are for inference. On TensorFlow they take less time and memory; elsewhere they compute the same plainly.
+They are for inference. On TensorFlow they take less time and memory; on other backends they compute the same as plain layers.
 """
 
 import keras
@@ -13,9 +13,9 @@ from keras_deeplab.networks.fast.graph import one_after_another
 from keras_deeplab.networks.initializers import he_normal
 from keras_deeplab.networks.layers import AtrousConv2D, AtrousDepthwiseConv2D
 
-CHANNELS_AT_ONCE = 512  # of a far depthwise convolution that a pointwise one follows
-# Which of the nine taps reach the map from a pixel that lies at none of its borders, at the first one, the last one, or both;
-# along both axes: (16, 9). See `_borders`.
+CHANNELS_PER_GROUP = 512  # how many channels of a separable convolution of ASPP are in memory together
+# Which of the nine taps reach the map from a pixel, (16, 9). The first axis is the place of the pixel: 4 times its place along
+# the height plus its place along the width, as `_borders` gives them.
 TAPS_AT_BORDERS = np.kron(*[[[1, 1, 1], [0, 1, 1], [1, 1, 0], [0, 1, 0]]] * 2)
 
 
@@ -23,12 +23,13 @@ TAPS_AT_BORDERS = np.kron(*[[[1, 1, 1], [0, 1, 1], [1, 1, 0], [0, 1, 0]]] * 2)
 class AtrousSeparableConv2D(keras.layers.Layer):
     """A depthwise 3x3 convolution, a ReLU and a 1x1 convolution, both with a bias.
 
-    Far ones are computed some channels at a time on TensorFlow: the depthwise result never stands in memory whole.
+    On TensorFlow those of ASPP (rates of `ASPP_RATE` or more) are computed some channels at a time, so that the depthwise
+    result of all channels is never in memory.
 
     Args:
-        filters: of the 1x1 convolution.
-        dilation_rate: of the depthwise convolution.
-        names: of the two convolutions, as layers of their own would have them.
+        filters: channels of the result.
+        dilation_rate: atrous rate of the depthwise convolution. Default 1.
+        names: the names of the two convolutions, those of the layers that they replace.
 
     Input shape:
         (N, H, W, C).
@@ -64,13 +65,14 @@ class AtrousSeparableConv2D(keras.layers.Layer):
         weights = self.depthwise.kernel, self.depthwise.bias, self.pointwise.kernel
         kernel, bias, matrix = (ops.convert_to_tensor(weight) for weight in weights)
         total = None
-        for first in range(0, x.shape[-1], CHANNELS_AT_ONCE):
-            some = slice(first, first + CHANNELS_AT_ONCE)
-            with tf.control_dependencies([] if total is None else [total]):  # otherwise TensorFlow may begin with all
-                part = x[..., some]
-            part = depthwise_conv2d(part, kernel[:, :, some], self.dilation_rate)
-            part = tf.nn.conv2d(tf.nn.relu(tf.nn.bias_add(part, bias[some])), matrix[:, :, some], 1, "SAME")
-            part = ops.cast(part, at_least_float32(part.dtype))  # only the whole sum is rounded to bfloat16
+        for first in range(0, x.shape[-1], CHANNELS_PER_GROUP):
+            group = slice(first, first + CHANNELS_PER_GROUP)
+            # Otherwise TensorFlow may begin all groups at the same time.
+            with tf.control_dependencies([] if total is None else [total]):
+                part = x[..., group]
+            part = depthwise_conv2d(part, kernel[:, :, group], self.dilation_rate)
+            part = tf.nn.conv2d(tf.nn.relu(tf.nn.bias_add(part, bias[group])), matrix[:, :, group], 1, "SAME")
+            part = ops.cast(part, at_least_float32(part.dtype))  # only the sum of all parts is rounded to bfloat16
             total = part if total is None else total + part
         return ops.cast(total, x.dtype)
 
@@ -88,13 +90,13 @@ class AtrousSeparableConv2D(keras.layers.Layer):
 
 @serializable
 class PooledConv2D(keras.layers.Layer):
-    """A 3x3 convolution, with a bias, of a map and of features that are the same at each of its pixels: ASPP's bottleneck.
+    """ASPP's bottleneck: a 3x3 convolution, with a bias, of a map and of pooled features that are the same at every pixel.
 
-    It adds the pooled features' share without spreading them over the map: that share is the same at each pixel but for the
-    map's border, and takes nine products of a vector and a matrix.
+    It adds the pooled branch without broadcasting it to the size of the map. The branch adds the same values at every pixel,
+    except at the borders of the map, where some taps reach the padding; so nine products of a vector and a matrix suffice.
 
     Args:
-        filters: width of the result.
+        filters: channels of the result.
 
     Input shape:
         [(N, 1, 1, C'), (N, H, W, C)]; the kernel of a convolution of both concatenated is (3, 3, C' + C, filters).
@@ -117,7 +119,12 @@ class PooledConv2D(keras.layers.Layer):
         )
 
     def assign(self, kernel, bias):
-        """Takes the weights of the convolution of both concatenated."""
+        """Sets the weights from those of a convolution of the pooled features and the map, concatenated in this order.
+
+        Args:
+            kernel: (3, 3, C' + C, filters).
+            bias: (filters,).
+        """
         channels = self.of_pooled.shape[2]
         self.of_pooled.assign(kernel[:, :, :channels])
         self.of_map.kernel.assign(kernel[:, :, channels:])
@@ -128,10 +135,10 @@ class PooledConv2D(keras.layers.Layer):
         dtype = at_least_float32(self.compute_dtype)
         kernel = ops.reshape(ops.cast(self.of_pooled, dtype), [9, -1, self.filters])
         taps = ops.reshape(ops.matmul(ops.cast(pooled, dtype), kernel), [-1, 9, self.filters])
-        borders = ops.matmul(np.array(TAPS_AT_BORDERS, dtype), taps)  # (N, 16, filters)
+        sums = ops.matmul(np.array(TAPS_AT_BORDERS, dtype), taps)  # for each place of a pixel, (N, 16, filters)
         height, width = ops.shape(x)[1:3]
         place = 4 * _borders(height)[:, None] + _borders(width)
-        return self.of_map(x) + ops.take(ops.cast(borders, self.compute_dtype), place, axis=1)
+        return self.of_map(x) + ops.take(ops.cast(sums, self.compute_dtype), place, axis=1)
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[1][:-1], self.filters)
@@ -141,6 +148,6 @@ class PooledConv2D(keras.layers.Layer):
 
 
 def _borders(size):
-    """For each pixel along an axis: 0 inside, 1 at the first border, 2 at the last, 3 where the axis has one pixel."""
-    place = ops.arange(size)
-    return ops.cast(place == 0, "int32") + 2 * ops.cast(place == size - 1, "int32")
+    """The place of each pixel along an axis: 0 inside, 1 first, 2 last, 3 if it is the only one."""
+    pixel = ops.arange(size)
+    return ops.cast(pixel == 0, "int32") + 2 * ops.cast(pixel == size - 1, "int32")

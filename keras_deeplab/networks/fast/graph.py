@@ -1,4 +1,4 @@
-"""How operations stand in TensorFlow's graphs: which share code, and which run one after another."""
+"""A convolution in, its result out: in TensorFlow's graphs it shares its code with others, or waits for the one before."""
 
 from functools import cache
 
@@ -6,18 +6,19 @@ from functools import cache
 def in_shared_function(convolution, x, kernel, rate):
     """`convolution(x, kernel, rate)` as a function that all layers of a graph share.
 
-    Without it a graph of R-101 takes 4 s longer before its first run.
+    Otherwise a graph of R-101 takes 4 s longer before its first run.
     """
     import tensorflow as tf
 
     kernel = tf.convert_to_tensor(kernel)
     if tf.executing_eagerly():
         return convolution(x, kernel, rate)
-    return shared(convolution)(x, kernel, tf.constant(rate) if None in x.shape else rate)
+    # For a map of unknown size the rate is a tensor, so that one function serves all rates.
+    return shared_function(convolution)(x, kernel, tf.constant(rate) if None in x.shape else rate)
 
 
 @cache
-def shared(convolution):
+def shared_function(convolution):
     """The one `tf.function` of a convolution."""
     import tensorflow as tf
 
@@ -25,9 +26,10 @@ def shared(convolution):
 
 
 def one_after_another(convolution, x):
-    """`convolution(x)`; in a graph, not before the last convolution that was made by this function.
+    """`convolution(x)`; in a graph it runs after the convolution of the call before.
 
-    ASPP's branches have one input, and TensorFlow would run them at the same time. V3's take 300 MB more then, at 512x1024.
+    The branches of ASPP have the same input, and TensorFlow would run them at the same time. Those of V3 would then take
+    300 MB more at 512x1024.
     """
     import tensorflow as tf
 

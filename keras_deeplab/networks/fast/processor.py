@@ -1,4 +1,4 @@
-"""What this machine computes well: asked once, never guessed. What is not known counts as no."""
+"""A dtype in, whether this machine's processor computes a convolution well out: tested once, and False where unknown."""
 
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ def has_gpu():
 
 @cache
 def direct_atrous_convolution_has_gradient(dtype):
-    """Whether TensorFlow's dilated convolution can be differentiated here. On a CPU that depends on oneDNN and the type."""
+    """Whether TensorFlow's dilated convolution has a gradient here. On a CPU this depends on oneDNN and the dtype."""
     import tensorflow as tf
 
     if has_gpu():
@@ -31,7 +31,11 @@ def direct_atrous_convolution_has_gradient(dtype):
 
 @cache
 def direct_atrous_convolution_skips_padding(dtype):
-    """Whether the dilated convolution leaves out the products with the padding: oneDNN's in bfloat16 on AVX512 without AMX."""
+    """Whether TensorFlow's dilated convolution leaves out the products with the padding.
+
+    oneDNN does so in bfloat16 on processors with AVX512 and without AMX. Linux tells the processor's features in
+    /proc/cpuinfo; on other systems the answer is False.
+    """
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:

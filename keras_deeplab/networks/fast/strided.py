@@ -1,8 +1,8 @@
-"""A strided 1x1 convolution whose gradient does not go through TensorFlow's strided kernel.
+"""A strided 1x1 convolution whose gradient does not use TensorFlow's strided kernel: a map in, every second pixel out.
 
-In TensorFlow 2.21 with oneDNN the gradient to the kernel of a 1x1 convolution of stride 2 corrupts the heap at batch 1 and few
-channels (tests/networks/fast/test_strided.py has a minimal case). The convolution sees every second pixel only: its gradient
-is that of a matrix product of these pixels.
+In TensorFlow 2.21 with oneDNN the gradient to the kernel of a 1x1 convolution of stride 2 corrupts the heap at batch 1 and
+small numbers of channels (tests/networks/fast/test_strided.py has a minimal case). The convolution uses only every second
+pixel, so its gradient is that of a matrix product of these pixels.
 """
 
 
@@ -25,13 +25,14 @@ def strided_pointwise_conv2d(x, kernel, strides):
     @tf.custom_gradient
     def convolution(x, kernel):
         def gradient(upstream):
-            to_x = tf.raw_ops.Conv2DBackpropInput(
+            x_gradient = tf.raw_ops.Conv2DBackpropInput(
                 input_sizes=tf.shape(x), filter=kernel, out_backprop=upstream, **options
             )
-            seen = tf.reshape(x[:, ::down, ::across], [-1, x.shape[-1]])
-            to_kernel = tf.matmul(seen, tf.reshape(upstream, [-1, kernel.shape[-1]]), transpose_a=True)
-            return to_x, tf.reshape(to_kernel, kernel.shape)
+            pixels = tf.reshape(x[:, ::down, ::across], [-1, x.shape[-1]])
+            kernel_gradient = tf.matmul(pixels, tf.reshape(upstream, [-1, kernel.shape[-1]]), transpose_a=True)
+            return x_gradient, tf.reshape(kernel_gradient, kernel.shape)
 
         return tf.nn.conv2d(x, kernel, **options), gradient
 
-    return convolution(x, tf.convert_to_tensor(kernel))  # TensorFlow would want a gradient of its own for a variable
+    # As a tensor: for a variable TensorFlow would require a gradient with another signature.
+    return convolution(x, tf.convert_to_tensor(kernel))

@@ -1,7 +1,11 @@
-"""Winograd's 3x3 convolution, for inference on a CPU: 36 products in place of 144 for 4x4 pixels (Lavin & Gray 2016).
+"""Winograd's 3x3 convolution, for inference on a CPU: a map in, a map out (Lavin & Gray 2016).
 
-A tile, 4x4 pixels of the output `rate` apart, depends on 6x6 pixels of the input. The sum over the kernel becomes one
-matrix product for each of 36 points, of a transform of the tiles with one of the kernel; a third makes the output.
+A tile is 4x4 pixels of the output. In an atrous convolution its pixels, and the 6x6 pixels of the input that it depends on,
+are `rate` apart. The convolution takes three steps:
+
+1. One matrix transforms the 36 pixels of each tile, another the 9 taps of the kernel, to values at 36 points.
+2. At each point, one matrix product sums over the channels: 36 products for a tile in place of 9 * 16 = 144.
+3. A third matrix transforms the 36 results to the 16 pixels of the output.
 """
 
 from functools import cache
@@ -11,56 +15,64 @@ from keras import ops
 
 from keras_deeplab.networks.fast.graph import in_shared_function
 
-TILE = 4
-REACH = TILE + 2  # pixels along one axis that a tile depends on
-# And infinity. The error is about twice a plain convolution's; the usual 0, 1, -1, 2, -2 double it once more.
+TILE_OUT = 4  # pixels of a tile along an axis of the output
+TILE_IN = TILE_OUT + 2  # pixels of the input along an axis that a tile depends on
+# The transforms evaluate polynomials at these points and at infinity. The error is about 2 times that of a plain convolution;
+# at the usual points 0, 1, -1, 2, -2 it would be about 4 times that of a plain convolution.
 POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)
-TILES_AT_ONCE, CHANNELS_AT_ONCE = 256, 512  # 19 MB each for the tiles, their transform, and the products
-TRANSFORM = 8.0  # what a multiplication of a transform costs beside one of a product, at most: memory bounds it
+# What is in memory together: 19 MB each for the tiles, their transform, and the products.
+TILES_PER_CHUNK, CHANNELS_PER_GROUP = 256, 512
+# The cost of a multiplication in a transform, at most, where one in a matrix product costs 1: memory bounds the transforms.
+TRANSFORM_COST = 8.0
 
 
 @cache
-def matrices():
+def transform_matrices():
     """The transforms of both axes at once: of the input (36, 36), of the kernel (36, 9), to the output (16, 36)."""
     points = np.array(POINTS)
-    others = [np.delete(points, i) for i in range(len(points))]
+    others = [np.delete(points, i) for i in range(len(points))]  # for each point the other four
     inputs = [np.append(np.poly(other)[::-1], 0.0) for other in others] + [np.poly(points)[::-1]]
     kernel = [point ** np.arange(3) / np.prod(point - other) for point, other in zip(points, others, strict=True)]
-    outputs = [point ** np.arange(TILE) for point in points] + [np.eye(TILE)[-1]]
-    parts = np.array(inputs), np.array([*kernel, np.eye(3)[-1]]), np.array(outputs).T
-    return tuple(np.kron(part, part).astype("float32") for part in parts)
+    outputs = [point ** np.arange(TILE_OUT) for point in points] + [np.eye(TILE_OUT)[-1]]
+    for_one_axis = np.array(inputs), np.array([*kernel, np.eye(3)[-1]]), np.array(outputs).T
+    return tuple(np.kron(matrix, matrix).astype("float32") for matrix in for_one_axis)
 
 
-def tiles_along(size, rate):
-    """Tiles along one axis of one of the grids that it falls into: pixels `rate` apart."""
-    return -(-size // (rate * TILE))
+def tiles_along_grid(size, rate):
+    """The number of tiles along an axis of `size` pixels of each of its grids; a grid is the pixels that are `rate` apart."""
+    return -(-size // (rate * TILE_OUT))
 
 
-def group_of(channels):
-    """Channels at once: the largest divisor up to `CHANNELS_AT_ONCE`; all, if that is less than a quarter of it."""
-    largest = max(size for size in range(1, CHANNELS_AT_ONCE + 1) if channels % size == 0)
-    return channels if largest < min(channels, CHANNELS_AT_ONCE / 4) else largest
+def group_size(channels):
+    """How many channels are transformed together: the largest divisor of their number up to `CHANNELS_PER_GROUP`.
+
+    It is all channels if that divisor is less than a quarter of `CHANNELS_PER_GROUP`.
+    """
+    largest = max(size for size in range(1, CHANNELS_PER_GROUP + 1) if channels % size == 0)
+    return channels if largest < min(channels, CHANNELS_PER_GROUP / 4) else largest
 
 
 def winograd_pays(x, kernel, rate, products):
-    """Whether the transforms cost less than they save.
+    """Whether Winograd's way, with its transforms, costs less than another way.
+
+    The unit of cost is a product of C values and a (C, F) matrix.
 
     Args:
         x: (N, H, W, C).
         kernel: (3, 3, C, F).
         rate: pixels from one tap to the next.
-        products: of a pixel's C values and a (C, F) matrix that another way takes.
+        products: how many such products the other way computes.
 
     Returns:
-        a bool; a tensor of one where the map's size is not known and matters.
+        a bool; a bool tensor where the answer depends on the size of the map and this is not known.
     """
     channels, filters = kernel.shape[2:]
-    by_tile = REACH**2 * (1 + TRANSFORM * (REACH**2 / filters + TILE**2 / channels))
-    if by_tile >= 9 * TILE**2:  # too few channels: never
+    cost_of_tile = TILE_IN**2 * (1 + TRANSFORM_COST * (TILE_IN**2 / filters + TILE_OUT**2 / channels))
+    if cost_of_tile >= 9 * TILE_OUT**2:  # too few channels: more than a plain convolution costs, whatever the size
         return False
     n, height, width, _ = ops.shape(x)
-    tiles = n * rate**2 * tiles_along(height, rate) * tiles_along(width, rate)
-    return tiles * round(by_tile) + round(TRANSFORM * 9 * REACH**2) < products
+    tiles = n * rate**2 * tiles_along_grid(height, rate) * tiles_along_grid(width, rate)
+    return tiles * round(cost_of_tile) + round(TRANSFORM_COST * 9 * TILE_IN**2) < products
 
 
 def winograd_conv2d(x, kernel, rate):
@@ -82,98 +94,107 @@ def _convolution(x, kernel, rate):
 
     n, height, width, channels = ops.shape(x)
     filters = kernel.shape[-1]
-    to_points, kernel_to_points, to_pixels = matrices()
-    group = group_of(channels)
+    input_transform, kernel_transform, output_transform = transform_matrices()
+    group = group_size(channels)
     groups = channels // group
     kernel = tf.reshape(kernel, [9, groups, group * filters])
 
-    rows, columns = (rate * tiles_along(size, rate) for size in (height, width))  # of tiles
-    tiles = n * rows * columns
-    nowhere = n * height * width  # the number of a pixel beyond the map; all are numbered
+    # The tiles of all grids of all pictures are numbered, and so are the pixels of all pictures.
+    tile_rows, tile_columns = (rate * tiles_along_grid(size, rate) for size in (height, width))
+    tiles = n * tile_rows * tile_columns
+    padding_pixel = n * height * width  # the number that stands for every pixel beyond a map; it holds zeros
 
-    def taps(size, step):
-        """Along an axis: the place of each of the `REACH` pixels of every tile, grid by grid."""
-        first = tf.range(rate)[:, None] + tf.range(tiles_along(size, rate)) * (TILE * rate)
-        place = tf.reshape(first, [-1]) + tf.range(-1, REACH - 1)[:, None] * rate
-        return tf.where((place >= 0) & (place < size), place * step, nowhere)
+    def input_pixels(size, step):
+        """Along an axis: which pixels the tiles depend on, (TILE_IN, tiles), the tiles grid by grid, in units of `step`."""
+        first = tf.range(rate)[:, None] + tf.range(tiles_along_grid(size, rate)) * (TILE_OUT * rate)
+        place = tf.reshape(first, [-1]) + tf.range(-1, TILE_IN - 1)[:, None] * rate
+        return tf.where((place >= 0) & (place < size), place * step, padding_pixel)
 
-    pixels = taps(height, width)[:, None, None, :, None] + taps(width, 1)[:, None, None]
-    pixels = tf.minimum(pixels + tf.reshape(tf.range(n) * (height * width), [-1, 1, 1]), nowhere)
-    pixels = tf.reshape(pixels, [REACH**2, tiles])  # that a tile depends on
+    # Where either axis is beyond the map the sum is at least `padding_pixel`.
+    pixels = input_pixels(height, width)[:, None, None, :, None] + input_pixels(width, 1)[:, None, None]
+    pixels = tf.minimum(pixels + tf.reshape(tf.range(n) * (height * width), [-1, 1, 1]), padding_pixel)
+    pixels = tf.reshape(pixels, [TILE_IN**2, tiles])  # the numbers of the pixels that each tile depends on
     x = tf.reshape(x, [-1, groups, group])
 
-    chunks = -(-tiles // TILES_AT_ONCE)
-    count = -(-tiles // chunks)  # tiles in each; the last chunk repeats some
+    chunks = -(-tiles // TILES_PER_CHUNK)
+    tiles_per_chunk = -(-tiles // chunks)  # all chunks have the same size, so the last one repeats some tiles
 
-    def transformed(j):
-        """A group's channels of all pixels, zeros for `nowhere`, and of the kernel."""
-        points = tf.matmul(kernel_to_points, kernel[:, j])
-        return tf.pad(x[:, j], [[0, 1], [0, 0]]), tf.reshape(points, [REACH**2, group, filters])
+    def group_operands(j):
+        """Of group `j` of the channels: all pixels (pixels + 1, group), and the transformed kernel (36, group, F)."""
+        points = tf.matmul(kernel_transform, kernel[:, j])
+        return tf.pad(x[:, j], [[0, 1], [0, 0]]), tf.reshape(points, [TILE_IN**2, group, filters])
 
-    def chunk_of(i, part, points):
-        values = tf.gather(part, tf.slice(pixels, [0, tf.minimum(i * count, tiles - count)], [REACH**2, count]))
-        values = tf.matmul(to_points, tf.reshape(values, [REACH**2, count * group]))
-        products = tf.matmul(tf.reshape(values, [REACH**2, count, group]), points)
-        output = tf.matmul(to_pixels, tf.reshape(products, [REACH**2, count * filters]))
-        return tf.reshape(output, [TILE**2 * count, filters])
+    def chunk_output(i, group_pixels, kernel_points):
+        """What a group of channels adds to the output of chunk `i`: (16 * tiles, F)."""
+        first = tf.minimum(i * tiles_per_chunk, tiles - tiles_per_chunk)
+        values = tf.gather(group_pixels, tf.slice(pixels, [0, first], [TILE_IN**2, tiles_per_chunk]))
+        values = tf.matmul(input_transform, tf.reshape(values, [TILE_IN**2, tiles_per_chunk * group]))
+        products = tf.matmul(tf.reshape(values, [TILE_IN**2, tiles_per_chunk, group]), kernel_points)
+        output = tf.matmul(output_transform, tf.reshape(products, [TILE_IN**2, tiles_per_chunk * filters]))
+        return tf.reshape(output, [TILE_OUT**2 * tiles_per_chunk, filters])
 
-    outputs = (_summed if isinstance(tiles, int) else _summed_by_loops)(groups, chunks, transformed, chunk_of)
+    sum_over_groups = _sum_unrolled if isinstance(tiles, int) else _sum_in_loops
+    outputs = sum_over_groups(groups, chunks, group_operands, chunk_output)
 
-    # Where a pixel of the output is among them: in which tile, and which pixel of it.
-    (row, y), (column, x) = (_tile_of(size, rate) for size in (height, width))
-    tile = _outer_sum(tf.range(n) * (rows * columns), row * columns, column)
-    chunk = tf.minimum(tile // count, chunks - 1)
-    start = tf.minimum(chunk * count, tiles - count)
-    place = (chunk * TILE**2 + y[:, None] * TILE + x) * count + tile - start
+    # Gather the pixels of the map from the tiles: for each pixel, its chunk, its tile in the chunk and its place in the tile.
+    (row, y), (column, x) = (_tiles_of_pixels(size, rate) for size in (height, width))
+    tile = _outer_sum(tf.range(n) * (tile_rows * tile_columns), row * tile_columns, column)
+    chunk = tf.minimum(tile // tiles_per_chunk, chunks - 1)
+    start = tf.minimum(chunk * tiles_per_chunk, tiles - tiles_per_chunk)
+    place = (chunk * TILE_OUT**2 + y[:, None] * TILE_OUT + x) * tiles_per_chunk + tile - start
     return tf.gather(tf.reshape(outputs, [-1, filters]), place)
 
 
-def _summed(groups, chunks, transformed, chunk_of):
-    """The sum over groups of channels of each chunk, the chunks one below the other. No loops: converters know few."""
+def _sum_unrolled(groups, chunks, group_operands, chunk_output):
+    """The outputs of all chunks, each summed over the groups, one chunk below the other.
+
+    It has no loops, which not all converters support.
+    """
     import tensorflow as tf
 
     sums, before = [None] * chunks, []
     for j in range(groups):
-        with tf.control_dependencies(before):  # one after another, for memory's sake
-            operands = transformed(j)
+        with tf.control_dependencies(before):  # one after another, to save memory
+            operands = group_operands(j)
         for i in range(chunks):
             with tf.control_dependencies(before):
-                output = chunk_of(i, *operands)
+                output = chunk_output(i, *operands)
                 sums[i] = output if j == 0 else sums[i] + output
             before = [sums[i]]
     return tf.concat(sums, 0)
 
 
-def _summed_by_loops(groups, chunks, transformed, chunk_of):
-    """The same where the number of chunks is a tensor."""
+def _sum_in_loops(groups, chunks, group_operands, chunk_output):
+    """What `_sum_unrolled` gives, where the number of chunks is a tensor."""
     import tensorflow as tf
 
     def add_group(j, sums):
-        with tf.control_dependencies([sums.flow]):  # one after another here too
-            operands = transformed(j)
+        with tf.control_dependencies([sums.flow]):  # one after another, to save memory
+            operands = group_operands(j)
 
         def add_chunk(i, sums):
             with tf.control_dependencies([sums.flow]):
-                output = chunk_of(i, *operands)
+                output = chunk_output(i, *operands)
             return i + 1, sums.write(i, output if isinstance(j, int) else sums.read(i) + output)
 
         return j + 1, tf.while_loop(lambda i, _: i < chunks, add_chunk, [0, sums], parallel_iterations=1)[1]
 
     sums = tf.TensorArray(tf.float32, chunks, element_shape=[None, None], infer_shape=False, clear_after_read=False)
-    state = add_group(0, sums)
+    state = add_group(0, sums)  # outside the loop: the first group writes, the others add
     if groups > 1:
         state = tf.while_loop(lambda j, _: j < groups, add_group, state, parallel_iterations=1)
     return state[1].concat()
 
 
-def _tile_of(size, rate):
-    """Along one axis: the tile of every pixel, grid by grid, and which of its `TILE` pixels it is."""
+def _tiles_of_pixels(size, rate):
+    """Along an axis, for each pixel: the number of its tile, the tiles grid by grid, and its place in the tile, 0..3."""
     import tensorflow as tf
 
     pixel = tf.range(size)
     in_grid = pixel // rate
-    return pixel % rate * tiles_along(size, rate) + in_grid // TILE, in_grid % TILE
+    return pixel % rate * tiles_along_grid(size, rate) + in_grid // TILE_OUT, in_grid % TILE_OUT
 
 
 def _outer_sum(a, b, c):
+    """The sums of one element of each vector: (A, B, C)."""
     return a[:, None, None] + b[:, None] + c

@@ -1,1 +1,1 @@
-"""Released files in, {tensor name: array} out: one module for each kind of file."""
+"""Files of released weights in, {tensor name: array} out; one reader for each file format."""

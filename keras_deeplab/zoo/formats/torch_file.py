@@ -1,7 +1,8 @@
-"""PyTorch checkpoint files: a .pth file in, {tensor name: array} out, without torch.
+"""A PyTorch checkpoint file (.pth) in, {tensor name: array} out, without PyTorch.
 
-A checkpoint is a pickle beside raw storages. `unpickler.py` interprets the pickle without running what it names. Sizes are
-compared with the file's before memory is taken, and only the storages that the state dict needs are read.
+A checkpoint is a pickle and raw storages, which hold the numbers of the tensors. `unpickler.py` reads the pickle without
+running code that it names. Sizes are compared with the size of the file before memory is taken, and only the storages that the
+state dict needs are read.
 
 Source: `torch/serialization.py` (`_legacy_save`, `_save`).
 """
@@ -19,32 +20,32 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_deeplab.zoo.formats.unpickler import (
-    AGAIN,
+    DOWNLOAD_AGAIN,
     MAX_DIMS,
-    SAVE,
+    SAVE_WEIGHTS,
     CheckpointError,
     Storage,
     Tensor,
     Unpickler,
-    described,
-    refusal,
+    checkpoint_error,
     short_repr,
+    type_and_value,
 )
 
-MAGIC = 0x1950A86A20F9469CFC6C  # opens the legacy stream
-PROTOCOL = 1001
-CHUNK = 2**20  # bytes a read: so decompression and checksums need no second copy of a storage
+MAGIC = 0x1950A86A20F9469CFC6C  # the first object of the legacy stream
+PROTOCOL = 1001  # the second object
+CHUNK = 2**20  # bytes to read at a time, so that decompression and checksums need no second copy of a storage
 
-OTHER_FILES = (  # (first bytes, what such a file is)
+OTHER_FILES = (  # (pattern of the first bytes, what such a file is); the first match counts
     (rb"\Z", "an empty file"),
     (rb"version https://git-lfs", "a git-lfs pointer (`git lfs pull` fetches the file)"),
     (rb"\x89HDF\r\n\x1a\n", "an HDF5 (.h5) file"),
-    (rb"\x1f\x8b", "a gzip archive, to be unpacked first"),
+    (rb"\x1f\x8b", "a gzip archive, which must be unpacked first"),
     (rb"[\s\S]{257}ustar", "a tar archive (of files, or of PyTorch 0.1)"),
     (rb"[\s\S]{5}\0\0\0\{", "a safetensors file"),
     (rb"\x08\x01\x12", "a TensorFlow SavedModel"),
     (rb"\x08[\x02-\x1f][\x12\x1a\x22\x2a\x32\x3a\x42]", "an ONNX model"),
-    (rb"\x80", "a pickle of something else, or less than the first 32 bytes of a checkpoint"),
+    (rb"\x80", "another pickle, or a checkpoint cut off within its first 32 bytes"),
     (rb"\s*<", "an HTML or XML page, perhaps a server's error message"),
     (rb"\s*[\[{]", "a JSON file"),
     (rb"[\t\n\r\x20-\x7e]+\Z", "a text file"),
@@ -52,8 +53,8 @@ OTHER_FILES = (  # (first bytes, what such a file is)
 )
 TF_INDEX_END = bytes.fromhex("57fb808b247547db")  # the last bytes of a TensorFlow checkpoint's .index file
 
-ORIGIN = "A checkpoint is a file written by torch.save."
-PUBLISHED = "Give the published .pth file itself; if it should be this one, download it again."
+MUST_BE_CHECKPOINT = "The file must be a checkpoint, as torch.save writes it."
+GIVE_PUBLISHED_FILE = "Give the .pth file as it was published; if this is that file, download it again."
 
 
 class Checkpoint(NamedTuple):
@@ -61,7 +62,7 @@ class Checkpoint(NamedTuple):
 
     Attributes:
         tensors: {tensor name: array}, in file order.
-        meta: the file's "meta" dict, {} where it has none. What is not plain Python data is a `Placeholder`.
+        meta: the "meta" dict of the file, {} if there is none. Whatever is not plain Python data is a `Placeholder`.
     """
 
     tensors: dict[str, np.ndarray]
@@ -69,12 +70,15 @@ class Checkpoint(NamedTuple):
 
 
 class _Layout(NamedTuple):
+    """Where the numbers of a tensor are: the offset and the strides count elements of the storage."""
+
     storage: Storage
-    offset: int  # in elements, like the strides
+    offset: int
     size: tuple[int, ...]
     stride: tuple[int, ...]
 
     def is_contiguous(self):
+        """Whether the elements follow each other in C order."""
         steps = (math.prod(self.size[axis + 1 :]) for axis in range(len(self.size)))
         axes = zip(self.size, self.stride, steps, strict=True)
         return 0 in self.size or all(n == 1 or stride == step for n, stride, step in axes)
@@ -84,18 +88,18 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Reads the weights of a PyTorch checkpoint file (.pth), without PyTorch.
 
     Args:
-        path: a file written by `torch.save`, as legacy stream or zip container. It holds a flat dict of
-            tensors, or such a dict under "state_dict" beside others ("meta", "optimizer", ...).
+        path: a file written by `torch.save`, as legacy stream or zip container. It holds a flat dict of tensors, or such a
+            dict under the key "state_dict", beside others ("meta", "optimizer", ...).
 
     Returns:
-        {tensor name: array}, in file order, less a "module." that begins every name. dtypes are the file's,
-        but bfloat16 is widened to float32, exactly. Arrays are in C order and writable; contiguous tensors
-        that share a storage share memory.
+        {tensor name: array}, in file order. If all names begin with "module.", this prefix is removed. The dtypes are those
+        of the file, except that bfloat16 becomes float32, which is exact. Arrays are in C order and writable. Contiguous
+        tensors that share a storage share memory.
 
     Raises:
-        FileNotFoundError: there is no file at `path`.
-        CheckpointError: the file is of another kind, is damaged, or its state dict has an entry that is not a
-            dense tensor (None included).
+        FileNotFoundError: if there is no file at `path`.
+        CheckpointError: if the file is of another kind, is damaged, or its state dict has an entry that is not a dense tensor
+            (such as None).
 
     Source: `torch.load`.
     """
@@ -109,49 +113,57 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
         path: as for `load_checkpoint`.
 
     Returns:
-        A `Checkpoint`: in `tensors` what `load_checkpoint` returns, in `meta` the dict beside the state dict.
+        A `Checkpoint`. Its `tensors` are what `load_checkpoint` returns, its `meta` is the dict "meta" of the file.
 
     Raises:
-        FileNotFoundError: there is no file at `path`.
+        FileNotFoundError: if there is no file at `path`.
         CheckpointError: as for `load_checkpoint`.
 
     Source: `torch.load`.
     """
     path = os.fspath(path)
     if os.path.isdir(path):
-        raise CheckpointError(f"{path}: A checkpoint is one file. Received: a directory. Name the .pth file.")
+        raise CheckpointError(
+            f"{path}: A checkpoint must be one file. Received: a directory. Name the .pth file in it."
+        )
     if not os.path.exists(path):
-        raise FileNotFoundError(f"No checkpoint is at {path!r}. Download it first, or correct the path.")
+        raise FileNotFoundError(f"There is no checkpoint at {path!r}. Download it first, or correct the path.")
     with open(path, "rb") as file:
         try:
             return _read(file, os.fstat(file.fileno()).st_size)
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
-        except Exception as error:  # a damaged file trips zipfile, zlib and pickletools in many ways
+        except Exception as error:  # for a damaged file zipfile, zlib and pickletools raise many kinds of errors
             reason = f"{type(error).__name__}: {error}"[:200]
-            raise CheckpointError(f"{path}: {refusal('A checkpoint is whole.', reason, AGAIN)}") from error
+            message = checkpoint_error("The file is damaged: it must be readable to its end.", reason, DOWNLOAD_AGAIN)
+            raise CheckpointError(f"{path}: {message}") from error
 
 
 def _read(file, size):
-    top, records, byteorder = _open_container(file, size)
-    if not isinstance(top, dict):
-        raise refusal("A checkpoint holds a dict of tensors.", described(top), SAVE)
-    weights, meta = (top["state_dict"], top.get("meta")) if "state_dict" in top else (top, None)
+    """The `Checkpoint` of an open file of `size` bytes."""
+    content, records, byteorder = _open_container(file, size)
+    if not isinstance(content, dict):
+        raise checkpoint_error("A checkpoint must hold a dict of tensors.", type_and_value(content), SAVE_WEIGHTS)
+    weights, meta = (content["state_dict"], content.get("meta")) if "state_dict" in content else (content, None)
     if not isinstance(weights, dict) or not weights:
-        raise refusal("A state dict is a dict that holds tensors.", described(weights), SAVE)
-    tensors = _materialise(weights, records, byteorder, _memory_limit(size))
-    if all(name.startswith("module.") for name in tensors):  # left by DataParallel
+        raise checkpoint_error("A state dict must hold at least one tensor.", type_and_value(weights), SAVE_WEIGHTS)
+    tensors = _read_tensors(weights, records, byteorder, _memory_limit(size))
+    if all(name.startswith("module.") for name in tensors):  # PyTorch's DataParallel adds this prefix
         tensors = {name.removeprefix("module."): array for name, array in tensors.items()}
     return Checkpoint(tensors, meta if isinstance(meta, dict) else {})
 
 
 def _memory_limit(size):
-    """Bytes that a file of `size` bytes may become: deflated data and strides of 0 can claim any number."""
+    """How many bytes of memory a file of `size` bytes may take: deflated data and strides of 0 can claim any number."""
     return max(2**26, 16 * size)
 
 
 def _open_container(file, size):
-    """Returns the unpickled object, {storage key: (bytes, function that opens them)} and their byte order."""
+    """The content of either kind of file.
+
+    Returns:
+        (the unpickled object, {storage key: (number of bytes, function that opens them as a file)}, "little" or "big").
+    """
     head = file.read(1024)
     if head.startswith((b"PK\3\4", b"PK\5\6")):
         return _open_zip(file, size)
@@ -161,29 +173,33 @@ def _open_container(file, size):
     file.seek(max(0, size - 8))
     if file.read() == TF_INDEX_END:
         kind = "the index of a TensorFlow checkpoint"
-    raise refusal(ORIGIN, f"{kind} that begins {head[:16]!r}", PUBLISHED)
+    raise checkpoint_error(MUST_BE_CHECKPOINT, f"{kind} that begins with {head[:16]!r}", GIVE_PUBLISHED_FILE)
 
 
 def _open_legacy(file, size):
-    # Mapped, because a buffered file takes memory for as many bytes as it is asked for, there or not.
+    """The content of a legacy stream: header, pickle, list of storage keys, and the storages one after another."""
+    # A memory map, because a buffered file would take memory for all bytes that a damaged pickle asks for.
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
         header = tuple(Unpickler().load(stream) for _ in range(3))
         if header[:2] != (MAGIC, PROTOCOL):
-            raise refusal(f"The legacy stream has protocol {PROTOCOL}.", described(header[:2]), SAVE)
-        # header[2]["little_endian"] tells of the machine only: the storages here are always little-endian.
+            rule = f"A legacy stream must begin with its magic number and protocol {PROTOCOL}."
+            raise checkpoint_error(rule, type_and_value(header[:2]), SAVE_WEIGHTS)
+        # header[2]["little_endian"] describes the machine that wrote the file. The storages are always little-endian.
         unpickler = Unpickler()
-        top, keys = unpickler.load(stream), Unpickler().load(stream)
+        content, keys = unpickler.load(stream), Unpickler().load(stream)
         records, end = {}, stream.tell()
-        for key in keys:  # each storage is an int64, its number of elements, and the elements
+        for key in keys:  # a storage is its number of elements, an int64, and then the elements
             storage, count, start = unpickler.storages[key], stream[end : end + 8], end + 8
             if len(count) == 8 and int.from_bytes(count, "little", signed=True) != storage.numel:
-                received = f"another number, {count.hex()}, in the table"
-                raise refusal(f"Storage {short_repr.repr(key)} has {storage.numel} elements.", received, AGAIN)
+                rule = f"Storage {short_repr.repr(key)} must have {storage.numel} elements, as the pickle says."
+                received = f"another number in front of the storage, the bytes {count.hex()}"
+                raise checkpoint_error(rule, received, DOWNLOAD_AGAIN)
             records[key] = storage.nbytes(), functools.partial(_seek, file, start)
             end = start + storage.nbytes()
     if end > size:
-        raise refusal(f"This file has {end} bytes.", f"{size}, so {end - size} bytes are missing", AGAIN)
-    return top, records, "little"
+        received = f"{size} bytes: {end - size} bytes are missing at the end"
+        raise checkpoint_error(f"This file must have at least {end} bytes.", received, DOWNLOAD_AGAIN)
+    return content, records, "little"
 
 
 def _seek(file, position):
@@ -192,43 +208,49 @@ def _seek(file, position):
 
 
 def _open_zip(file, size):
+    """The content of a zip container: data.pkl, byteorder, and a record data/KEY for each storage, all in one folder."""
     try:
         archive = zipfile.ZipFile(file)
     except zipfile.BadZipFile:
         received = f"{size} bytes without a directory: the end of the file is missing"
-        raise refusal("A zip file ends with its directory.", received, AGAIN) from None
+        raise checkpoint_error("A zip file must end with its directory.", received, DOWNLOAD_AGAIN) from None
     infos = {info.filename: info for info in archive.infolist()}
     roots = [name.removesuffix("data.pkl") for name in infos if re.fullmatch(r"[^/]+/data\.pkl", name)]
     if {"config.json", "model.weights.h5"} <= infos.keys():
-        raise refusal(ORIGIN, "a .keras file", "Load it with keras.saving.load_model.")
+        raise checkpoint_error(MUST_BE_CHECKPOINT, "a .keras file", "Load it with keras.saving.load_model.")
     if len(roots) != 1:
-        raise refusal(ORIGIN, f"a zip archive of {short_repr.repr(list(infos))}", PUBLISHED)
+        received = f"a zip archive of {short_repr.repr(list(infos))}"
+        raise checkpoint_error(MUST_BE_CHECKPOINT, received, GIVE_PUBLISHED_FILE)
     (root,) = roots
     if root + "constants.pkl" in infos:
-        raise refusal(ORIGIN, "a TorchScript program", SAVE)
+        raise checkpoint_error(MUST_BE_CHECKPOINT, "a TorchScript program", SAVE_WEIGHTS)
     pickled, byteorder = infos[root + "data.pkl"], "little"
     if pickled.file_size > _memory_limit(size):
-        raise refusal("A pickle is in proportion to its file.", f"{pickled.file_size} bytes", AGAIN)
+        rule = f"The pickle in a file of {size} bytes may have at most {_memory_limit(size)} bytes."
+        received = f"a claim of {pickled.file_size} bytes: the file is damaged or hostile"
+        raise checkpoint_error(rule, received, DOWNLOAD_AGAIN)
     if root + "byteorder" in infos:
         byteorder = _open_record(archive, infos[root + "byteorder"]).read(8).decode()
     if byteorder not in ("little", "big"):
-        raise refusal("The byte order is little or big.", repr(byteorder), AGAIN)
-    top = Unpickler().load(io.BytesIO(_open_record(archive, pickled).read()))
+        raise checkpoint_error("The byte order must be little or big.", repr(byteorder), DOWNLOAD_AGAIN)
+    content = Unpickler().load(io.BytesIO(_open_record(archive, pickled).read()))
     records = {
         name.removeprefix(f"{root}data/"): (info.file_size, functools.partial(_open_record, archive, info))
         for name, info in infos.items()
         if name.startswith(f"{root}data/")
     }
-    return top, records, byteorder
+    return content, records, byteorder
 
 
 def _open_record(archive, info):
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack into any memory
-        raise refusal("Records are stored or deflated.", f"compression {info.compress_type}", AGAIN)
+    """A record of a zip container as a file."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others may take any amount of memory
+        rule = "A record of the zip file must be stored or deflated."
+        raise checkpoint_error(rule, f"compression method {info.compress_type}", DOWNLOAD_AGAIN)
     return archive.open(info)
 
 
-def _materialise(weights, records, byteorder, limit):
+def _read_tensors(weights, records, byteorder, limit):
     """{name: array} of the `Tensor`s in `weights`. All are checked before the first storage is read."""
     layouts = {}
     for name, value in weights.items():
@@ -237,58 +259,67 @@ def _materialise(weights, records, byteorder, limit):
         except CheckpointError as error:
             raise CheckpointError(f"entry {short_repr.repr(name)}: {error}") from None
     storages = {layout.storage.key: layout.storage for layout in layouts.values()}
-    needed = sum(2 * storage.nbytes() for storage in storages.values())  # 2: of bfloat16 made float32
+    needed = sum(2 * storage.nbytes() for storage in storages.values())  # 2: bfloat16 becomes float32
     needed += sum(8 * math.prod(layout.size) for layout in layouts.values() if not layout.is_contiguous())
     if needed > limit:
-        raise refusal(f"This file's tensors may take {limit} bytes.", f"{needed} bytes", SAVE)
+        rule = f"The tensors of this file may take at most {limit} bytes of memory."
+        raise checkpoint_error(rule, f"tensors that need {needed} bytes", SAVE_WEIGHTS)
     arrays = {key: _read_storage(storage, records[key][1], byteorder) for key, storage in storages.items()}
     return {name: _array(arrays[layout.storage.key], layout) for name, layout in layouts.items()}
 
 
 def _layout(name, value, records):
+    """The `_Layout` of an entry of the state dict, after all checks."""
     if not isinstance(name, str) or not isinstance(value, Tensor):
-        rule = "A state dict maps names to dense tensors, neither sparse nor quantised."
-        raise refusal(rule, described(value), SAVE)
+        rule = "A state dict must map names to dense tensors, neither sparse nor quantised."
+        raise checkpoint_error(rule, type_and_value(value), SAVE_WEIGHTS)
     match value.args:
-        case (Storage() as storage, int(offset), tuple(size), tuple(stride), _, _, *bits):
-            sound = len(size) == len(stride) <= MAX_DIMS
-            sound &= all(isinstance(n, int) and n >= 0 for n in (offset, *size, *stride))
+        case (Storage() as storage, int(offset), tuple(size), tuple(stride), _, _, *view_flags):
+            is_valid = len(size) == len(stride) <= MAX_DIMS
+            is_valid &= all(isinstance(n, int) and n >= 0 for n in (offset, *size, *stride))
         case _:
-            sound = False
-    if not sound or any(bits):  # bits: of a view whose numbers torch negates or conjugates on use
-        raise refusal("A tensor has a storage, offset, sizes and strides.", described(value.args), SAVE)
+            is_valid = False
+    if not is_valid or any(view_flags):  # they mark a view whose numbers torch negates or conjugates on use
+        rule = "A tensor must have a storage, an offset, sizes and strides."
+        raise checkpoint_error(rule, type_and_value(value.args), SAVE_WEIGHTS)
     end = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
     if 0 not in size and end > storage.length:
-        raise refusal(f"A tensor ends in its storage of {storage.length} elements.", f"end {end}", AGAIN)
+        rule = f"A tensor must lie inside its storage of {storage.length} elements."
+        raise checkpoint_error(rule, f"a tensor that ends at element {end}", DOWNLOAD_AGAIN)
     if storage.key not in records:
-        raise refusal("A tensor's storage is in the file.", f"no storage {short_repr.repr(storage.key)}", AGAIN)
+        received = f"no storage {short_repr.repr(storage.key)}"
+        raise checkpoint_error("The storage of a tensor must be in the file.", received, DOWNLOAD_AGAIN)
     nbytes, _ = records[storage.key]
     if nbytes != storage.nbytes():
-        raise refusal(f"Its storage has {storage.nbytes()} bytes.", f"{nbytes} bytes", AGAIN)
+        rule = f"The storage of this tensor must have {storage.nbytes()} bytes."
+        raise checkpoint_error(rule, f"{nbytes} bytes", DOWNLOAD_AGAIN)
     return _Layout(storage, storage.start + offset, size, stride)
 
 
 def _read_storage(storage, open_record, byteorder):
-    in_file, given = storage.dtypes()
-    array = np.empty(storage.numel, in_file)
-    rest = memoryview(array.view(np.uint8))
-    if rest:
+    """All elements of a storage as an array (numel,)."""
+    file_dtype, array_dtype = storage.dtypes()
+    array = np.empty(storage.numel, file_dtype)
+    unread = memoryview(array.view(np.uint8))
+    if unread:
         record = open_record()
-        while rest:
-            count = record.readinto(rest[:CHUNK])
+        while unread:
+            count = record.readinto(unread[:CHUNK])
             if not count:
-                raise refusal(f"Storage {storage.key!r} is whole.", f"{len(rest)} bytes too few", AGAIN)
-            rest = rest[count:]
+                rule = f"The file is damaged: storage {storage.key!r} must have {storage.nbytes()} bytes."
+                raise checkpoint_error(rule, f"{len(unread)} bytes fewer", DOWNLOAD_AGAIN)
+            unread = unread[count:]
     if byteorder != sys.byteorder:
         array.byteswap(inplace=True)
-    if given.kind == "b":
-        return array != 0
-    if given != in_file:  # bfloat16 is the upper half of a float32
-        return np.left_shift(array, 16, dtype=np.uint32).view(given)
+    if array_dtype.kind == "b":
+        return array != 0  # torch writes a bool as a byte
+    if array_dtype != file_dtype:  # bfloat16 is the upper half of a float32
+        return np.left_shift(array, 16, dtype=np.uint32).view(array_dtype)
     return array
 
 
 def _array(elements, layout):
+    """The tensor of a layout: a view of the elements of its storage if it is contiguous, otherwise a copy."""
     if 0 in layout.size:
         return np.empty(layout.size, elements.dtype)
     start, *strides = (elements.itemsize * step for step in (layout.offset, *layout.stride))

@@ -1,7 +1,8 @@
-"""A pickle in, plain containers and records of tensors out: `pickle`'s stack machine, interpreted, with nothing called.
+"""A pickle in; plain containers, and records of its tensors, out. No code that the pickle names is imported or called.
 
-Unpickling runs what the pickle names. Here every opcode is interpreted, and nothing that a pickle names is imported or
-called: a tensor becomes a record of where its numbers lie, any other class or function an inert `Placeholder`.
+Python's `pickle` runs the functions that a file names, so a hostile file can do anything. This module interprets the opcodes
+itself: a tensor becomes a record of where its numbers are in the file, and any other class or function becomes a
+`Placeholder`, which does nothing.
 
 Source: `torch/_utils.py` (`_rebuild_tensor_v2`) and the `pickle` module.
 """
@@ -13,13 +14,14 @@ import reprlib
 
 import numpy as np
 
-MAX_OPCODES = 2**20  # a ResNet-101 with its optimizer takes 1e5; one opcode costs up to 200 bytes of memory
-MAX_DIMS = 32
+MAX_OPCODES = 2**20  # a ResNet-101 with its optimizer has 1e5; an opcode takes up to 200 bytes of memory
+MAX_DIMS = 32  # axes of a tensor
 
-AGAIN = "Download the file again."
-SAVE = "Save the weights alone: torch.save(model.state_dict(), path)."
+# Remedies for error messages.
+DOWNLOAD_AGAIN = "Download the file again."
+SAVE_WEIGHTS = "Save only the weights: torch.save(model.state_dict(), path)."
 
-DTYPES = {  # torch.<key>Storage: (dtype in the file, dtype given)
+DTYPES = {  # torch.<key>Storage: (dtype in the file, dtype of the array); numpy has no bfloat16
     "Float": ("f4", "f4"),
     "Double": ("f8", "f8"),
     "Half": ("f2", "f2"),
@@ -33,25 +35,27 @@ DTYPES = {  # torch.<key>Storage: (dtype in the file, dtype given)
 }
 STORAGES = {f"torch.{device}{key}Storage": pair for key, pair in DTYPES.items() for device in ("", "cuda.")}
 
-short_repr = reprlib.Repr()  # of hostile values: bounded in depth and length
+short_repr = reprlib.Repr()  # of limited depth and length, because a hostile file may hold any value
 short_repr.maxstring = short_repr.maxother = 120
 
 
 class CheckpointError(ValueError):
-    """A file cannot be read as a PyTorch checkpoint: says which file, why, what it is and what to do."""
+    """A file cannot be read as a PyTorch checkpoint. The message says which file, why, what it is and what to do."""
 
 
-def refusal(rule, received, remedy):
+def checkpoint_error(rule, received, remedy):
+    """A `CheckpointError` to raise. `rule` and `remedy` are sentences, `received` is a phrase."""
     return CheckpointError(f"{rule} Received: {received}. {remedy}")
 
 
-def described(value):
+def type_and_value(value):
+    """A short text about a value, for error messages."""
     return f"{type(value).__name__} {short_repr.repr(value)}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Placeholder:
-    """Stands for a class, function or object of the file that was not loaded. All it has is the name."""
+    """Stands for a class, function or object that the file names and that was not loaded. It has only this name."""
 
     name: str
 
@@ -61,7 +65,14 @@ class Placeholder:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Storage(Placeholder):
-    """`length` elements from element `start` of the storage `key`, which has `numel`. `name` is its type."""
+    """Elements of the file that tensors view.
+
+    Attributes:
+        name: the type, such as "torch.FloatStorage".
+        key: the key of the storage in the file.
+        numel: the number of elements of the storage.
+        start, length: the elements that this view of the storage has: `length` of them from element `start`.
+    """
 
     key: str
     numel: int
@@ -69,21 +80,29 @@ class Storage(Placeholder):
     length: int
 
     def dtypes(self):
+        """The dtype in the file and the dtype of the array."""
         if self.name not in STORAGES:
-            raise refusal("A storage is of a plain dtype.", short_repr.repr(self.name), SAVE)
+            rule = f"A storage must have one of the dtypes {', '.join(DTYPES)}."
+            raise checkpoint_error(rule, short_repr.repr(self.name), SAVE_WEIGHTS)
         return map(np.dtype, STORAGES[self.name])
 
     def nbytes(self):
-        in_file, _ = self.dtypes()
-        return self.numel * in_file.itemsize
+        """The size of the storage in the file, in bytes."""
+        file_dtype, _ = self.dtypes()
+        return self.numel * file_dtype.itemsize
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Tensor(Placeholder):
-    args: tuple  # what _rebuild_tensor_v2 would get; unchecked until the state dict needs this tensor
+    """A tensor of the file: the arguments that PyTorch's _rebuild_tensor_v2 would get.
+
+    They are checked only if the state dict has this tensor.
+    """
+
+    args: tuple
 
 
-# Opcodes whose argument, as pickletools decodes it, is the object itself: numbers, strings, bytes.
+# Opcodes that push their argument, as pickletools decodes it: numbers, strings, bytes.
 LITERALS = frozenset(
     op.name
     for op in pickletools.opcodes
@@ -95,16 +114,23 @@ COUNTED_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class Unpickler:
-    """The `pickle` module's stack machine, with `_call` in place of every call and no attribute ever set."""
+    """The stack machine of the `pickle` module, but `_call` replaces every call, and no attribute is ever set."""
 
     def __init__(self):
         self.stack, self.outer_stacks, self.memo = [], [], {}
         self.storages = {}  # {key: the first Storage of that key}
 
     def load(self, stream):
+        """Reads one pickle from a binary stream and returns its object.
+
+        Raises:
+            CheckpointError: for an opcode or an object that no checkpoint needs. A damaged pickle may raise other exceptions.
+        """
         for count, (opcode, arg, _) in enumerate(pickletools.genops(stream)):
             if count == MAX_OPCODES:
-                raise refusal(f"A pickle has at most {MAX_OPCODES} opcodes.", "more", SAVE)
+                raise checkpoint_error(
+                    f"A pickle may have at most {MAX_OPCODES} opcodes.", "more opcodes", SAVE_WEIGHTS
+                )
             self._step(opcode.name, arg)
         return self.stack.pop()
 
@@ -146,7 +172,7 @@ class Unpickler:
                 push(_call(*self._pop(2)))
             case "NEWOBJ_EX":
                 push(_call(*self._pop(3)[:2]))
-            case "BUILD":  # a foreign object's state, or the `_metadata` of a state dict: neither is kept
+            case "BUILD":  # the state of a placeholder, or the `_metadata` of a state dict; neither is needed
                 self._pop(1)
             case "BINPERSID":
                 push(self._persistent(*self._pop(1)))
@@ -157,10 +183,11 @@ class Unpickler:
             case "PROTO" | "FRAME" | "STOP":
                 pass
             case _:
-                raise refusal("A checkpoint's pickle has no such opcode.", name, SAVE)
+                rule = "The pickle of a checkpoint may have only opcodes that make plain data and tensors."
+                raise checkpoint_error(rule, f"opcode {name}", SAVE_WEIGHTS)
 
     def _close(self, name, arg):
-        """Makes one object of everything since the last mark."""
+        """Makes one object of all items since the last mark."""
         items = self._pop_mark()
         push = self.stack.append
         match name:
@@ -179,33 +206,39 @@ class Unpickler:
 
     def _pop(self, count):
         if len(self.stack) < count:
-            raise refusal("An opcode has its operands.", f"a stack of {len(self.stack)}", AGAIN)
+            rule = f"The pickle is damaged: an opcode needs {count} values on the stack."
+            raise checkpoint_error(rule, f"a stack of {len(self.stack)}", DOWNLOAD_AGAIN)
         items = self.stack[-count:]
         del self.stack[-count:]
         return items
 
     def _pop_mark(self):
+        """All items since the last mark."""
         items, self.stack = self.stack, self.outer_stacks.pop()
         return items
 
     def _persistent(self, identity):
+        """The storage that a persistent id describes."""
         match identity:
             case ("storage", Placeholder(name=kind), str(key), _, int(numel), *view):
                 start, length = view[0][1:] if any(view) else (0, numel)
             case _:
-                raise refusal("A persistent id describes a storage.", described(identity), SAVE)
+                rule = "A persistent id of the pickle must describe a storage."
+                raise checkpoint_error(rule, type_and_value(identity), SAVE_WEIGHTS)
         storage = Storage(kind, key, numel, start, length)
         first = self.storages.setdefault(key, storage)
         if (first.name, first.numel) != (kind, numel) or min(start, length) < 0 or start + length > numel:
-            rule = f"Storage {short_repr.repr(key)} has one type, one size and its views inside."
-            raise refusal(rule, f"{short_repr.repr(identity)} after {first.numel} of {first!r}", AGAIN)
+            rule = f"Storage {short_repr.repr(key)} must have one type and one size, with all its views inside."
+            received = f"{short_repr.repr(identity)} after {first.numel} elements of {first!r}"
+            raise checkpoint_error(rule, received, DOWNLOAD_AGAIN)
         return storage
 
 
 def _call(callee, args):
-    """What calling `callee` gives: a dict, a tuple and a tensor are all that a pickle can make."""
+    """What replaces a call: a dict, a tuple or a tensor for the calls of a state dict, otherwise a placeholder."""
     if not isinstance(callee, Placeholder):
-        raise refusal("Only functions and classes are called.", described(callee), AGAIN)
+        rule = "The pickle is damaged: it may call only functions and classes."
+        raise checkpoint_error(rule, type_and_value(callee), DOWNLOAD_AGAIN)
     match callee.name, args:
         case "collections.OrderedDict", ():
             return {}
@@ -219,6 +252,7 @@ def _call(callee, args):
 
 
 def _fill(target, items):
+    """Adds items to a container and returns it; a placeholder takes no items."""
     match target:
         case dict():
             keys = map(_checked_key, itertools.islice(items, 0, None, 2))
@@ -230,13 +264,15 @@ def _fill(target, items):
         case Placeholder():
             pass
         case _:
-            raise refusal("Only a dict, list or set takes items.", described(target), AGAIN)
+            rule = "The pickle is damaged: it may add items only to a dict, list or set."
+            raise checkpoint_error(rule, type_and_value(target), DOWNLOAD_AGAIN)
     return target
 
 
 def _checked_key(key):
-    """Only scalars and flat tuples of them: hashing a deeply nested tuple would overflow the C stack."""
+    """`key`, if it is a scalar or a flat tuple of scalars: hashing a deeply nested tuple would overflow the C stack."""
     items = key if isinstance(key, tuple) and len(key) <= MAX_DIMS else (key,)
     if not all(isinstance(item, str | bytes | int | float | Placeholder | None) for item in items):
-        raise refusal("A dict's key is a scalar or a tuple of scalars.", described(key), SAVE)
+        rule = "The key of a dict must be a scalar or a tuple of scalars."
+        raise checkpoint_error(rule, type_and_value(key), SAVE_WEIGHTS)
     return key

@@ -1,4 +1,4 @@
-"""The one door: every way gives what the plain one gives, and the way is chosen by what the graph is for."""
+"""Every way to compute a convolution gives the same result, and the purpose of the graph decides which way is taken."""
 
 import keras
 import numpy as np
@@ -25,6 +25,7 @@ def operands(height, width, filters, channels=3, size=3, n=2):
 
 
 def with_gradients(convolve, x, kernel, rate):
+    """A convolution and the gradients of the sum of its squares to both operands."""
     with tf.GradientTape() as tape:
         tape.watch([x, kernel])
         y = convolve(x, kernel, rate)
@@ -34,17 +35,17 @@ def with_gradients(convolve, x, kernel, rate):
 
 @pytest.mark.parametrize("height, width, rate", [(9, 12, 2), (9, 12, 8), (5, 30, 24), (1, 1, 12)])
 @pytest.mark.parametrize(
-    "door, way, filters",
+    "function, way, filters",
     [(convolution.conv2d, way, 4) for way in CONV2D]
     + [(convolution.depthwise_conv2d, way, 1) for way in DEPTHWISE_CONV2D],
 )
-def test_every_way_and_its_gradient_equal_the_direct_one(door, way, filters, height, width, rate):
+def test_every_way_and_its_gradient_equal_the_direct_one(function, way, filters, height, width, rate):
     x, kernel = operands(height, width, filters)
-    with override(**{door.__name__: "direct"}):
-        plain = with_gradients(door, x, kernel, rate)
-    with override(**{door.__name__: way}):
-        found = with_gradients(door, x, kernel, rate)
-    for expected, value in zip(plain, found, strict=True):
+    with override(**{function.__name__: "direct"}):
+        direct = with_gradients(function, x, kernel, rate)
+    with override(**{function.__name__: way}):
+        results = with_gradients(function, x, kernel, rate)
+    for expected, value in zip(direct, results, strict=True):
         np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-4 * float(tf.reduce_max(tf.abs(expected))))
 
 
@@ -54,8 +55,8 @@ def test_the_way_that_is_chosen_follows_the_definition(graph_is_for, size, rate)
     x, kernel = operands(9, 13, filters=4, size=size)
     expected = convolved(x.numpy(), kernel.numpy(), 1, rate)
     with purpose(graph_is_for):
-        found = tf.function(lambda x, kernel: convolution.conv2d(x, kernel, rate))(x, kernel)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+        result = tf.function(lambda x, kernel: convolution.conv2d(x, kernel, rate))(x, kernel)
+    np.testing.assert_allclose(result, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("graph_is_for", Purpose)
@@ -64,12 +65,12 @@ def test_depthwise_ways_follow_the_definition(graph_is_for, size, rate):
     x, kernel = operands(9, 13, filters=1, size=size)
     dense = kernel.numpy() * np.eye(3, dtype="float32")
     with purpose(graph_is_for):
-        found = convolution.depthwise_conv2d(x, kernel, rate)
-    np.testing.assert_allclose(found, convolved(x.numpy(), dense, 1, rate), atol=1e-4)
+        result = convolution.depthwise_conv2d(x, kernel, rate)
+    np.testing.assert_allclose(result, convolved(x.numpy(), dense, 1, rate), atol=1e-4)
 
 
 def test_an_unknown_way_is_refused():
-    with pytest.raises(ValueError, match="A way is one of direct, clipped, winograd, keras. Received: 'wino'"):
+    with pytest.raises(ValueError, match="A way must be one of direct, clipped, winograd, keras. Received: 'wino'"):
         override(conv2d="wino")
 
 
@@ -86,8 +87,8 @@ def test_a_network_gives_the_same_logits_by_each_way(name, way):
 
 
 @pytest.fixture
-def taken(monkeypatch):
-    """The names of the ways that convolutions take from now on."""
+def ways_taken(monkeypatch):
+    """A list to which every convolution of the test adds the name of the way that it takes."""
     names = []
 
     def noting(way, convolve):
@@ -99,49 +100,49 @@ def taken(monkeypatch):
     return names
 
 
-def test_a_layer_with_a_bias_trains_by_the_plain_way(taken):
-    # Until version 0.1 a bias was the sign of a folded network: any layer with one took Winograd's way in training.
+def test_a_layer_with_a_bias_trains_by_the_plain_way(ways_taken):
+    # Until version 0.1 a bias was taken as the sign of a folded network, so a layer with one took Winograd's way in training.
     layer = AtrousConv2D(256, 3, use_bias=True)
     x = tf.zeros([1, 48, 80, 256])
     layer(x)
-    assert taken == ["direct"]
-    taken.clear()
+    assert ways_taken == ["direct"]
+    ways_taken.clear()
     with purpose(Purpose.INFERENCE):
         layer(x)
-    assert taken == ["winograd"]
+    assert ways_taken == ["winograd"]
 
 
 @pytest.mark.parametrize("graph_is_for, expected", [(Purpose.TRAINING, "direct"), (Purpose.CONVERSION, "direct")])
-def test_only_inference_takes_winograds_way(graph_is_for, expected, taken):
+def test_only_inference_takes_winograds_way(graph_is_for, expected, ways_taken):
     with purpose(graph_is_for):
         AtrousConv2D(256, 3)(tf.zeros([1, 48, 80, 256]))
-    assert taken == [expected]
+    assert ways_taken == [expected]
 
 
 def test_a_network_without_norms_is_for_inference_unless_a_context_says_otherwise():
     model = kd.fold_norms(drawn("deeplabv3plus_r18-d8_512x1024_80k_cityscapes"))
-    seen = []
-    before = AtrousConv2D.call
+    purposes = []
+    original_call = AtrousConv2D.call
 
     def call(self, inputs):
-        seen.append(convolution._purpose.get())
-        return before(self, inputs)
+        purposes.append(convolution._purpose.get())
+        return original_call(self, inputs)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AtrousConv2D, "call", call)
         model(images(9, 9))
-        assert set(seen) == {Purpose.INFERENCE}
-        seen.clear()
+        assert set(purposes) == {Purpose.INFERENCE}
+        purposes.clear()
         with purpose(Purpose.ANY_PROCESSOR):
             model(images(9, 9))
-        assert set(seen) == {Purpose.ANY_PROCESSOR}
+        assert set(purposes) == {Purpose.ANY_PROCESSOR}
     assert convolution._purpose.get() is Purpose.TRAINING
 
 
 @pytest.mark.parametrize("skips_padding", [True, False])
 def test_bfloat16_takes_the_direct_way_far_out_where_it_is_fast_and_the_graph_stays(skips_padding, monkeypatch):
     if not processor.direct_atrous_convolution_has_gradient("bfloat16"):
-        pytest.skip("this processor's direct convolution is of no use")
+        pytest.skip("on this processor the direct convolution has no gradient in bfloat16")
     monkeypatch.setattr(processor, "direct_atrous_convolution_skips_padding", lambda dtype: skips_padding)
     x = keras.ops.cast(random.standard_normal((1, 17, 30, 16)), "bfloat16")
     layer = AtrousConv2D(5, 3, dilation_rate=12, dtype="bfloat16")
@@ -150,50 +151,50 @@ def test_bfloat16_takes_the_direct_way_far_out_where_it_is_fast_and_the_graph_st
     def rates_and_result(graph_is_for):
         with purpose(graph_is_for):
             graph = tf.function(lambda x: layer(x)).get_concrete_function(x)
-        taken = {tuple(op.get_attr("dilations")) for op in graph.graph.get_operations() if op.type == "Conv2D"}
-        return taken, np.asarray(graph(x), "float32")
+        rates = {tuple(op.get_attr("dilations")) for op in graph.graph.get_operations() if op.type == "Conv2D"}
+        return rates, np.asarray(graph(x), "float32")
 
-    here, result = rates_and_result(Purpose.INFERENCE)
-    anywhere, other = rates_and_result(Purpose.ANY_PROCESSOR)
-    assert here == ({(1, 12, 12, 1)} if skips_padding else set()) and anywhere == set()
+    rates_here, result_here = rates_and_result(Purpose.INFERENCE)
+    rates_anywhere, result_anywhere = rates_and_result(Purpose.ANY_PROCESSOR)
+    assert rates_here == ({(1, 12, 12, 1)} if skips_padding else set()) and rates_anywhere == set()
     assert rates_and_result(Purpose.TRAINING)[0] == set()
     expected = convolved(np.asarray(x, "float32"), np.asarray(layer.kernel.value, "float32"), 1, 12)
     if skips_padding:
-        np.testing.assert_allclose(result, expected, rtol=2**-8, atol=1e-5)  # rounded once
-    np.testing.assert_allclose(other, expected, atol=9 * 2**-8 * np.abs(expected).max())  # once with each tap
+        np.testing.assert_allclose(result_here, expected, rtol=2**-8, atol=1e-5)  # rounded once
+    # Rounded once with each tap.
+    np.testing.assert_allclose(result_anywhere, expected, atol=9 * 2**-8 * np.abs(expected).max())
 
 
 def test_conversion_has_one_operation_for_each_convolution():
     layers = AtrousConv2D(4, 3, dilation_rate=24), AtrousSeparableConv2D(4, 12, names=("depthwise", "pointwise"))
-    found = []
+    convolutions = []
     for layer in layers:
         layer.build((None, 9, 9, 8))
         with purpose(Purpose.CONVERSION):
             graph = tf.function(lambda x, layer=layer: layer(x)).get_concrete_function(tf.TensorSpec([1, 9, 9, 8]))
         operations = graph.graph.get_operations()
-        found += [(op.type, op.get_attr("dilations")[1]) for op in operations if "Conv2" in op.type]
-        found += [
-            op.type for op in operations if op.type == "SpaceToBatchND"
-        ]  # as converters know dilated depthwise ones
-    assert found == [("Conv2D", 24), ("DepthwiseConv2dNative", 1), ("Conv2D", 1), "SpaceToBatchND"]
+        convolutions += [(op.type, op.get_attr("dilations")[1]) for op in operations if "Conv2" in op.type]
+        # Converters recognise a dilated depthwise convolution by this operation in front of it.
+        convolutions += [op.type for op in operations if op.type == "SpaceToBatchND"]
+    assert convolutions == [("Conv2D", 24), ("DepthwiseConv2dNative", 1), ("Conv2D", 1), "SpaceToBatchND"]
 
 
 def ancestors(operations):
-    """A graph's operations whose results some others need, these included."""
-    found, left = set(), list(operations)
-    while left:
-        operation = left.pop()
-        if operation not in found:
-            found.add(operation)
-            left.extend(tensor.op for tensor in operation.inputs)
-    return found
+    """These operations and all operations of the graph that they depend on."""
+    visited, unvisited = set(), list(operations)
+    while unvisited:
+        operation = unvisited.pop()
+        if operation not in visited:
+            visited.add(operation)
+            unvisited.extend(tensor.op for tensor in operation.inputs)
+    return visited
 
 
-# One row at a time; three rows of twelve pixels, fewer in the last band.
-@pytest.mark.parametrize("pixels_at_once", [1, 40])
+# 1: bands of one row. 40: bands of three rows of twelve pixels; the last band is smaller.
+@pytest.mark.parametrize("pixels_per_band", [1, 40])
 @pytest.mark.parametrize("height, width, rate", [(10, 12, 8), (5, 30, 24), (1, 1, 12)])
-def test_a_map_of_unknown_size_is_clipped_some_rows_at_a_time(height, width, rate, pixels_at_once, monkeypatch):
-    monkeypatch.setattr(clipped, "PIXELS_AT_ONCE", pixels_at_once)
+def test_a_map_of_unknown_size_is_clipped_some_rows_at_a_time(height, width, rate, pixels_per_band, monkeypatch):
+    monkeypatch.setattr(clipped, "PIXELS_PER_BAND", pixels_per_band)
     x, kernel = operands(height, width, filters=4)
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec(kernel.shape)])
@@ -201,8 +202,8 @@ def test_a_map_of_unknown_size_is_clipped_some_rows_at_a_time(height, width, rat
         y = clipped_conv2d(x, kernel, rate)
         return y, *tf.gradients(tf.reduce_sum(y**2), [x, kernel])
 
-    found = result_and_gradient(x, kernel)
-    for expected, value in zip(with_gradients(CONV2D["direct"], x, kernel, rate), found, strict=True):
+    results = result_and_gradient(x, kernel)
+    for expected, value in zip(with_gradients(CONV2D["direct"], x, kernel, rate), results, strict=True):
         np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-4 * float(tf.reduce_max(tf.abs(expected))))
 
 
@@ -210,8 +211,8 @@ def test_a_map_of_unknown_size_is_clipped_some_rows_at_a_time(height, width, rat
     "layer",
     [
         AtrousConv2D(256, 3, dilation_rate=12),  # by Winograd's transform
-        AtrousConv2D(256, 3, dilation_rate=36),  # clipped: 2.2 times as much if parts of it all are cut at once
-        AtrousSeparableConv2D(256, 12, names=("depthwise", "pointwise")),  # 2.2 times with all channels at once
+        AtrousConv2D(256, 3, dilation_rate=36),  # clipped; it would take 2.2 times as much without bands
+        AtrousSeparableConv2D(256, 12, names=("depthwise", "pointwise")),  # 2.2 times as much with all channels at once
     ],
 )
 def test_a_far_convolution_takes_less_memory_than_its_input(layer):
@@ -223,23 +224,23 @@ def test_a_far_convolution_takes_less_memory_than_its_input(layer):
     try:
         before = tf.config.experimental.get_memory_info("CPU:0")["current"]
     except ValueError:
-        pytest.skip("TensorFlow counts a processor's memory with oneDNN alone")
+        pytest.skip("TensorFlow counts the memory of a CPU only with oneDNN")
     tf.config.experimental.reset_memory_stats("CPU:0")
     y = graph(x)
-    taken = tf.config.experimental.get_memory_info("CPU:0")["peak"] - before - y.numpy().nbytes
-    assert taken < x.numpy().nbytes
+    memory = tf.config.experimental.get_memory_info("CPU:0")["peak"] - before - y.numpy().nbytes
+    assert memory < x.numpy().nbytes
 
 
-@pytest.mark.parametrize("in_parts, filters", [(clipped_conv2d, 4), (interleaved_depthwise_conv2d, 1)])
-def test_the_gradient_of_a_convolution_in_parts_keeps_no_part(in_parts, filters):
+@pytest.mark.parametrize("convolve, filters", [(clipped_conv2d, 4), (interleaved_depthwise_conv2d, 1)])
+def test_the_gradient_of_a_convolution_in_parts_keeps_no_part(convolve, filters):
     with tf.Graph().as_default():
         x, kernel = (tf.compat.v1.placeholder("float32", shape) for shape in ((2, None, None, 3), (3, 3, 3, filters)))
-        y = in_parts(x, kernel, 12)
+        y = convolve(x, kernel, 12)
         upstream = tf.compat.v1.placeholder("float32", y.shape)
         gradients = [gradient.op for gradient in tf.gradients(y, [x, kernel], upstream)]
-        both = ancestors(gradients) & ancestors([y.op])
-    kept = {op.type for op in both if any(tensor.dtype == "float32" for tensor in op.outputs)}
-    assert kept == {"Placeholder"}  # that is, x and the kernel alone
+        shared = ancestors(gradients) & ancestors([y.op])  # what the forward pass keeps for the gradient
+    kept = {op.type for op in shared if any(tensor.dtype == "float32" for tensor in op.outputs)}
+    assert kept == {"Placeholder"}  # only x and the kernel
 
 
 def test_far_convolutions_of_a_graph_run_one_after_another():

@@ -1,4 +1,4 @@
-"""The layers of networks without norms give what the layers that they stand for give."""
+"""The layers of networks without norms give the same as the layers that they replace."""
 
 import keras
 import numpy as np
@@ -22,16 +22,16 @@ def test_pooled_features_are_convolved_as_if_they_stood_at_each_pixel(height, wi
     kernel = np.asarray(keras.ops.cast(random.standard_normal((3, 3, 7, 5)), dtype)).astype("float32")
     bias = np.asarray(keras.ops.cast(random.standard_normal(5), dtype)).astype("float32")
     layer.assign(kernel, bias)
-    both = [np.broadcast_to(pooled, (2, height, width, 4)), np.asarray(x)]
-    both = np.concatenate([part.astype("float32") for part in both], -1)
-    expected = convolved(both, kernel, 1, 1) + bias
+    parts = [np.broadcast_to(pooled, (2, height, width, 4)), np.asarray(x)]
+    concatenated = np.concatenate([part.astype("float32") for part in parts], -1)
+    expected = convolved(concatenated, kernel, 1, 1) + bias
     result = layer([pooled, x])
     assert result.shape == layer.compute_output_shape([pooled.shape, x.shape])
     np.testing.assert_allclose(np.asarray(result, "float32"), expected, atol=bound * max(1, expected.std()))
 
 
 def separable(filters, channels, rate, **options):
-    """A layer with biases that are not zero."""
+    """An `AtrousSeparableConv2D` whose biases are not zero."""
     layer = AtrousSeparableConv2D(filters, rate, names=("depthwise", "pointwise"), **options)
     layer.build((None, None, None, channels))
     for part in layer.parts:
@@ -43,12 +43,12 @@ def separable(filters, channels, rate, **options):
 @pytest.mark.parametrize("rate", [1, 2, 12, 36])
 @pytest.mark.parametrize("dtype, bound", [("float32", 2e-5), ("bfloat16", 4e-2)])
 def test_separable_convolution_is_both_one_after_the_other(height, width, rate, dtype, bound, monkeypatch):
-    monkeypatch.setattr(folded, "CHANNELS_AT_ONCE", 3)  # of 7: the last part is smaller
+    monkeypatch.setattr(folded, "CHANNELS_PER_GROUP", 3)  # of 7, so that the last group is smaller
     layer = separable(5, 7, rate, dtype=dtype)
     x = keras.ops.cast(random.standard_normal((2, height, width, 7)), dtype)
-    kernel, bias, matrix, last = (np.asarray(weight.value, "float32") for weight in layer.weights)
+    kernel, bias, matrix, last_bias = (np.asarray(weight.value, "float32") for weight in layer.weights)
     dense = kernel * np.eye(7, dtype="float32")
-    expected = np.maximum(convolved(np.asarray(x, "float32"), dense, 1, rate) + bias, 0) @ matrix[0, 0] + last
+    expected = np.maximum(convolved(np.asarray(x, "float32"), dense, 1, rate) + bias, 0) @ matrix[0, 0] + last_bias
     result = layer(x)
     assert result.dtype == dtype and result.shape == layer.compute_output_shape(x.shape)
     np.testing.assert_allclose(np.asarray(result, "float32"), expected, atol=bound * max(1, expected.std()))

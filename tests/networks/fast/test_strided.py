@@ -1,4 +1,4 @@
-"""The strided 1x1 convolution gives what its definition says, and its gradient corrupts no memory."""
+"""The strided 1x1 convolution gives what its definition gives, and its gradient corrupts no memory."""
 
 import subprocess
 import sys
@@ -27,10 +27,10 @@ def test_it_is_a_product_of_some_pixels_and_so_is_its_gradient(size, strides, gr
             y = convolve(x, kernel, strides)
             loss = tf.reduce_sum(y**3)
         results.append([y, *tape.gradient(loss, [x, kernel])])
-    for found, expected in zip(*results, strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+    for result, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_its_gradient_corrupts_no_memory():
-    done = subprocess.run([sys.executable, SCRIPT, "layer"], capture_output=True, text=True, check=False)
-    assert done.stdout.endswith("survived\n"), done.stderr[-500:]
+    process = subprocess.run([sys.executable, SCRIPT, "layer"], capture_output=True, text=True, check=False)
+    assert process.stdout.endswith("survived\n"), process.stderr[-500:]
