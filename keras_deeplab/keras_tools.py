@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 
 import keras
+from keras import ops
 
 serializable = keras.saving.register_keras_serializable("keras_deeplab")
 
@@ -19,7 +20,7 @@ def default_dtype(dtype):
 
 
 def at_least_float32(dtype):
-    """ "float64" for float64, otherwise "float32". (On JAX Keras's `result_type` of float64 and float32 would be float32.)"""
+    """The dtype to compute in: "float64" for float64, "float32" otherwise. (Keras's `result_type` gives float32 on JAX.)"""
     return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
 
 
@@ -33,3 +34,30 @@ def over_replicas():
     if context is None or context.num_replicas_in_sync == 1:
         return None
     return lambda value: context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+
+def label_maps(labels, predictions):
+    """Label maps (N, H, W), also of labels (N, H, W, 1), which `decode_png` and TFDS give.
+
+    Args:
+        labels: (N, H, W) or (N, H, W, 1).
+        predictions: logits (N, H, W, outputs) of the same height and width.
+
+    Raises:
+        ValueError: for labels of another rank or size.
+    """
+    labels = ops.convert_to_tensor(labels)
+    if getattr(labels.shape, "rank", 0) is None:  # TensorFlow's alone
+        raise ValueError(
+            "Labels must have a known number of axes. Received: a dataset whose labels have none. "
+            "Set their shape in its map function: tf.ensure_shape(label, [None, None])."
+        )
+    if len(labels.shape) == 4 and labels.shape[-1] == 1:
+        labels = labels[..., 0]
+    rule = "Labels must be class numbers of shape (N, H, W) or (N, H, W, 1), as high and wide as the logits"
+    sizes = zip(labels.shape, predictions.shape, strict=False)
+    if len(labels.shape) != 3 or any(None not in pair and pair[0] != pair[1] for pair in sizes):
+        remedy = "One-hot labels become class numbers by argmax." if len(labels.shape) == 4 else "Check the sizes."
+        received = f"labels of shape {tuple(labels.shape)} for logits of shape {tuple(predictions.shape)}"
+        raise ValueError(f"{rule}. Received: {received}. {remedy}")
+    return labels

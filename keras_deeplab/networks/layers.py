@@ -140,6 +140,10 @@ class BatchNorm(keras.layers.BatchNormalization):
     they are summed over its replicas. With `trainable=False` the running statistics are used and do not change. On TensorFlow
     a single replica trains with TensorFlow's fused kernel if the layout and the dtype allow it.
 
+    A channel with one value in the whole global batch, as in ASPP's pooled branch for one picture, has no variance. Such a
+    training step normalises it with the running statistics, and leaves these as they are. (PyTorch refuses it. Counted like
+    any other, its variance of 0 would wear the running variance down, and the model would be useless at inference.)
+
     Args:
         As for `keras.layers.BatchNormalization`, with PyTorch's defaults: epsilon 1e-5 and momentum 0.9 (which PyTorch calls
         0.1).
@@ -160,15 +164,25 @@ class BatchNorm(keras.layers.BatchNormalization):
         if updates and dtype == "float32" and (rank, axis) == (4, 3) and _is_one_tensorflow_replica():
             return self._fused(inputs)
         x = ops.cast(inputs, dtype)
+        if not updates:
+            return self._normalized(x, self.moving_mean, self.moving_variance, axis)
+        mean, variance, count = batch_statistics(x, axis)
+        unbiased = variance * (count / ops.maximum(count - 1.0, 1.0))
+        if _could_have_one_value(x.shape, axis):
+            old_mean, old_variance = ops.cast(self.moving_mean, dtype), ops.cast(self.moving_variance, dtype)
+            mean, variance = ops.where(count > 1, mean, old_mean), ops.where(count > 1, variance, old_variance)
+            unbiased = ops.where(count > 1, unbiased, old_variance)
+        outputs = self._normalized(x, mean, variance, axis)
+        self._update(mean, unbiased)
+        return outputs
+
+    def _normalized(self, x, mean, variance, axis):
+        """`x`, whose dtype is that of the arithmetic, by the given statistics (C,), scaled and shifted."""
 
         def along_axis(values):  # (C,) to a shape that broadcasts against `x`
-            values = ops.cast(values, dtype)
-            return values if axis == rank - 1 else ops.reshape(values, [-1] + [1] * (rank - 1 - axis))
+            values = ops.cast(values, x.dtype)
+            return values if axis == len(x.shape) - 1 else ops.reshape(values, [-1] + [1] * (len(x.shape) - 1 - axis))
 
-        mean, variance = self.moving_mean, self.moving_variance
-        if updates:
-            mean, variance, count = batch_statistics(x, axis)
-            self._update(mean, variance * (count / ops.maximum(count - 1.0, 1.0)))
         scale = ops.rsqrt(along_axis(variance) + self.epsilon)
         if self.gamma is not None:
             scale = along_axis(self.gamma) * scale
@@ -178,7 +192,20 @@ class BatchNorm(keras.layers.BatchNormalization):
         return ops.cast(x, self.compute_dtype)
 
     def _fused(self, inputs):
-        """A training step's normalisation by TensorFlow's fused kernel, which also computes the running statistics."""
+        """A training step's normalisation on TensorFlow, by its fused kernel unless a channel has one value."""
+        if not _could_have_one_value(inputs.shape, axis=3):
+            return self._by_fused_kernel(inputs)
+        import tensorflow as tf
+
+        x = ops.cast(inputs, "float32")
+        return tf.cond(
+            tf.reduce_prod(tf.shape(inputs)[:3]) > 1,
+            lambda: self._by_fused_kernel(inputs),
+            lambda: self._normalized(x, self.moving_mean, self.moving_variance, axis=3),
+        )
+
+    def _by_fused_kernel(self, inputs):
+        """Normalises, and updates the running statistics."""
         import tensorflow as tf
 
         running = dict(mean=self.moving_mean, variance=self.moving_variance)
@@ -219,6 +246,11 @@ def batch_statistics(x, axis=3):
     mean = total(ops.sum(x, axes)) / count
     deviations = x - ops.reshape(mean, [-1] + [1] * (len(x.shape) - 1 - axis))
     return mean, total(ops.sum(ops.square(deviations), axes)) / count, count
+
+
+def _could_have_one_value(shape, axis):
+    """Whether the static shape leaves it open that a channel has a single value."""
+    return all(size in (None, 1) for i, size in enumerate(shape) if i != axis)
 
 
 def _is_one_tensorflow_replica():

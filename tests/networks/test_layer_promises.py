@@ -162,3 +162,22 @@ def test_layers_are_channels_last_whatever_the_configuration_says():
 def test_options_survive_the_configuration(layer):
     copy = keras.layers.deserialize(keras.layers.serialize(layer))
     assert type(copy) is type(layer) and copy.get_config() == layer.get_config()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 3), (1, 3)])
+def test_a_norm_of_one_value_uses_and_keeps_its_running_statistics(shape):
+    layer = BatchNorm()
+    layer.build((None, *shape[1:]))
+    mean, variance = random.standard_normal(3), random.random(3) + 0.5
+    layer.moving_mean.assign(mean)
+    layer.moving_variance.assign(variance)
+    for _ in range(3):
+        x = random.standard_normal(shape).astype("float32")
+        found = ops.convert_to_numpy(layer(x, training=True))
+        np.testing.assert_allclose(found, (x - mean) / np.sqrt(variance + 1e-5), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(ops.convert_to_numpy(layer.moving_mean), mean, rtol=1e-6)
+    np.testing.assert_allclose(ops.convert_to_numpy(layer.moving_variance), variance, rtol=1e-6)
+    x = random.standard_normal((2, *shape[1:])).astype("float32")
+    layer(x, training=True)  # of two values they are updated again
+    kept = 0.9 * variance + 0.1 * x.reshape(2, 3).var(0, ddof=1)
+    np.testing.assert_allclose(ops.convert_to_numpy(layer.moving_variance), kept, rtol=1e-4)
