@@ -78,7 +78,9 @@ class Recipe:
         """A copy of the recipe with some attributes changed."""
         return dataclasses.replace(self, **changes)
 
-    def compile(self, model, steps=None, learning_rate=None, *, class_weight=None, multipliers=None, freeze=()):
+    def compile(
+        self, model, steps=None, learning_rate=None, *, class_weight=None, multipliers=None, freeze=(), loss=None
+    ):
         """Compiles a model with the row's optimizer, schedule and losses.
 
         Args:
@@ -87,25 +89,21 @@ class Recipe:
             learning_rate: of the first step; default the row's. Scale it with the batch if that is not `batch`.
             class_weight: a factor for each class's loss; default 1.
             multipliers: {beginning of a variable's path: factor of its learning rate}, beside the row's own.
-            freeze: the parts that keep their weights: "backbone", "norms" or both. Frozen norms use their running
-                statistics.
+            freeze: the parts that keep their weights: "backbone", "norms" or both; all other layers are trained, also
+                those that were frozen before. Frozen norms use their running statistics.
+            loss: a loss in place of the row's, for both heads, such as `keras_deeplab.losses.CombinedLoss`. Default softmax
+                cross-entropy, or sigmoid cross-entropy for a model with one output.
 
         Raises:
-            ValueError: if `freeze` has other names.
+            ValueError: if `freeze` has other names, or both `loss` and `class_weight` are given.
         """
         import keras
 
-        from keras_deeplab.training import losses, optimizers, schedules
+        from keras_deeplab.training import optimizers, schedules
 
         first_rate = self.learning_rate if learning_rate is None else learning_rate
         rate = schedules.PolynomialDecay(first_rate, steps or self.steps, min(self.end_learning_rate, first_rate))
-        unknown = {freeze} if isinstance(freeze, str) else set(freeze) - {"backbone", "norms"}
-        if unknown:
-            raise ValueError(f'freeze must be a list of "backbone", "norms" or both. Received: {freeze!r}.')
-        for layer in model.layers:
-            norm = isinstance(layer, keras.layers.BatchNormalization)
-            if ("backbone" in freeze and layer.name.startswith("backbone-")) or ("norms" in freeze and norm):
-                layer.trainable = False
+        freeze_layers(model, freeze)
         multipliers = dict(multipliers or {})
         if self.backbone_multiplier != 1.0 and "backbone" not in freeze:
             multipliers.setdefault("backbone-", self.backbone_multiplier)
@@ -116,15 +114,24 @@ class Recipe:
             optimizer = optimizers.SGD(rate, self.momentum, **options)
         if any(layer.compute_dtype == "float16" for layer in model.layers):
             optimizer = optimizers.LossScaleOptimizer(optimizer, initial_scale=self.loss_scale or FLOAT16_SCALE)
-        loss = losses.PixelCrossEntropy(self.ohem_min_kept, class_weight)
-        if "auxiliary" in model.output_names:
-            loss = {"logits": loss, "auxiliary": losses.PixelCrossEntropy(class_weight=class_weight)}
-            weights = {"logits": 1.0, "auxiliary": losses.AUXILIARY_WEIGHT}
-        else:
-            weights = None
+        if loss is None:
+            loss = self._losses(model, class_weight)
+        elif class_weight is not None:
+            raise ValueError("`class_weight` is for the recipe's own loss. Received: a loss too. Give it to your loss.")
         # With TensorFlow, XLA slows atrous convolutions on a CPU and compiles again for every size of picture.
         jit = keras.backend.backend() == "jax"
-        model.compile(optimizer, loss=loss, loss_weights=weights, jit_compile=jit)
+        model.compile(optimizer, loss=loss, jit_compile=jit)  # the auxiliary head's loss counts 0.4
+
+    def _losses(self, model, class_weight):
+        """The row's loss: softmax cross-entropy, or that of a single output; the decode head alone mines hard pixels."""
+        from keras_deeplab.training.losses import PixelCrossEntropy, SigmoidCrossEntropy
+
+        if model.threshold is not None:
+            return SigmoidCrossEntropy(class_weight)
+        loss = PixelCrossEntropy(self.ohem_min_kept, class_weight)
+        if "auxiliary" not in model.output_names:
+            return loss
+        return {"logits": loss, "auxiliary": PixelCrossEntropy(class_weight=class_weight)}
 
     def training_data(
         self, images, labels=None, batch=None, seed=0, start_step=0, *, crop=None, reduce_zero_label=None, **options
@@ -162,3 +169,19 @@ class Recipe:
             start_step=start_step,
             **options,
         )
+
+
+def freeze_layers(model, parts):
+    """Freezes parts of a model, and no others.
+
+    Args:
+        parts: "backbone", "norms" or both, in a list.
+    """
+    import keras
+
+    if isinstance(parts, str) or set(parts) - {"backbone", "norms"}:
+        raise ValueError(f'freeze must be a list of "backbone", "norms" or both. Received: {parts!r}.')
+    for layer in model.layers:
+        is_norm = isinstance(layer, keras.layers.BatchNormalization)
+        in_backbone = layer.name.startswith("backbone-")
+        layer.trainable = not (("backbone" in parts and in_backbone) or ("norms" in parts and is_norm))

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_deeplab.catalog.datasets import IGNORE
-from keras_deeplab.keras_tools import at_least_float32, serializable
+from keras_deeplab.keras_tools import at_least_float32, label_maps, serializable
 
 BASE = 2**30  # a count is low + BASE * high: two integers, because JAX has no int64 by default
 MEANS = {"mIoU": "IoU", "mAcc": "Acc", "mDice": "Dice", "mFscore": "Fscore"}  # mean: the score of each class
@@ -70,16 +70,18 @@ class Confusion(keras.metrics.Metric):
         num_classes: the number of classes of the logits.
         ignore: the label of pixels that do not count; 255 unless given.
         beta: the weight of recall relative to precision in the F-score; 1 unless given.
+        threshold: the probability above which a model with one output for two classes means class 1; 0.3 unless given.
         name, dtype: as for every Keras metric.
 
     Call arguments:
-        y_true: labels (N, H, W), integer. Pixels with a label that is no class do not count, like those labelled `ignore`.
-        y_pred: logits (N, H, W, classes), or labels (N, H, W).
+        y_true: labels (N, H, W) or (N, H, W, 1), integer. Pixels with a label that is no class do not count, like those
+            labelled `ignore`.
+        y_pred: logits (N, H, W, classes), the logits (N, H, W, 1) of a model with one output, or labels (N, H, W).
     """
 
-    def __init__(self, num_classes, *, ignore=IGNORE, beta=1.0, name=None, dtype=None):
+    def __init__(self, num_classes, *, ignore=IGNORE, beta=1.0, threshold=0.3, name=None, dtype=None):
         super().__init__(name=name, dtype=dtype)
-        self.num_classes, self.ignore, self.beta = num_classes, ignore, beta
+        self.num_classes, self.ignore, self.beta, self.threshold = num_classes, ignore, beta, threshold
         # "int" is int64 on TensorFlow, which has no int32 variables on GPUs, and int32 elsewhere.
         self.words = self.add_weight(
             shape=(2, num_classes, num_classes), initializer="zeros", dtype="int", name="words"
@@ -91,10 +93,10 @@ class Confusion(keras.metrics.Metric):
                 "The metrics take no sample_weight: a pixel counts once or not at all. Received: a sample_weight. "
                 f"Give pixels that do not count the label {self.ignore}, not a weight."
             )
-        y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
+        y_pred = ops.convert_to_tensor(y_pred)
+        y_true = label_maps(y_true, y_pred)
         truth = ops.reshape(ops.cast(y_true, "int32"), (-1,))
-        predicted = ops.argmax(y_pred, axis=-1) if len(y_pred.shape) > len(y_true.shape) else y_pred
-        predicted = ops.reshape(ops.cast(predicted, "int32"), (-1,))
+        predicted = ops.reshape(ops.cast(self._predicted_labels(y_pred), "int32"), (-1,))
         counted = ops.logical_and(truth != self.ignore, ops.logical_and(truth >= 0, truth < self.num_classes))
         size = self.num_classes**2
         # The index of each pixel in the flattened matrix. Pixels that do not count get one more index, which is cut off.
@@ -103,6 +105,18 @@ class Confusion(keras.metrics.Metric):
         counts = ops.cast(ops.reshape(counts, (self.num_classes, self.num_classes)), self.words.dtype)
         low, high = self.words[0] + counts % BASE, self.words[1] + counts // BASE
         self.words.assign(ops.stack([low % BASE, high + low // BASE]))
+
+    def _predicted_labels(self, y_pred):
+        """Labels (N, H, W) of logits, or of labels."""
+        if len(y_pred.shape) == 3:
+            return y_pred
+        if y_pred.shape[-1] == 1 and self.num_classes == 2:
+            return ops.sigmoid(y_pred[..., 0]) > self.threshold
+        if y_pred.shape[-1] != self.num_classes:
+            raise ValueError(
+                f"The logits must have num_classes={self.num_classes} outputs. Received: logits with {y_pred.shape[-1]}."
+            )
+        return ops.argmax(y_pred, axis=-1)
 
     def counts(self):
         """The pixels so far by (label, prediction): a numpy array (classes, classes) int64."""
@@ -122,7 +136,12 @@ class Confusion(keras.metrics.Metric):
         return low + BASE * high
 
     def get_config(self):
-        config = {"num_classes": self.num_classes, "ignore": self.ignore, "beta": self.beta}
+        config = {
+            "num_classes": self.num_classes,
+            "ignore": self.ignore,
+            "beta": self.beta,
+            "threshold": self.threshold,
+        }
         return {**super().get_config(), **config}
 
 

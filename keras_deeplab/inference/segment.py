@@ -125,7 +125,7 @@ class Network:
         self.graph_is_for = graph_is_for
         self.folded = fold_norms(model)
         self.align_corners = self.folded.get_config()["align_corners"]
-        self.protocol = model.protocol
+        self.protocol, self.threshold = model.protocol, model.threshold
         self.coarse = keras.Model(self.folded.input, self.folded.get_layer("logits").input[0])
         self.view = self._view
         if keras.backend.backend() == "tensorflow":
@@ -143,7 +143,7 @@ class Network:
             matrix = tf.TensorSpec([None, None], tf.float32)
             view = tf.TensorSpec([None, None, self.coarse.output_shape[-1]], tf.float32), matrix, matrix
             self._merge_graphs[key] = tf.function(
-                lambda views: merge(views, return_scores), input_signature=[[view] * len(views)]
+                lambda views: merge(views, return_scores, self.threshold), input_signature=[[view] * len(views)]
             )
         return self._merge_graphs[key](views)
 
@@ -226,7 +226,7 @@ _networks: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> i
 def network_of(model):
     """The model's `Network`. It is built once, and gets the weights that the model has now at every call."""
     network = _networks.get(model)
-    if network is None or network.protocol != model.protocol:
+    if network is None or (network.protocol, network.threshold) != (model.protocol, model.threshold):
         network = _networks[model] = Network(model)
     elif network.folded is not model:
         refold(model, network.folded)
@@ -280,12 +280,33 @@ def resized_matrix(matrix, size, align_corners):
     return tf.cond(tf.equal(extent, size), lambda: matrix, lambda: interpolation(extent, size, align_corners) @ matrix)
 
 
-def merge(views, return_scores):
+def combined(scores):
+    """The scores of one view or of several, (height, width, outputs) each, as the scores that decide.
+
+    Logits of a single view stay as they are. Of several views it is the mean of their probabilities. A model with one output
+    has probabilities (sigmoid) in any case. (The original takes the sigmoid a second time for several views, which labels
+    every pixel as class 1.)
+    """
+    probabilities = tf.nn.softmax if scores[0].shape[-1] > 1 else tf.sigmoid
+    if len(scores) == 1:
+        return scores[0] if scores[0].shape[-1] > 1 else probabilities(scores[0])
+    return tf.add_n([probabilities(part) for part in scores]) / len(scores)
+
+
+def labels_of(scores, threshold):
+    """The label map, uint8, of combined scores (..., outputs): the best class, or 1 where one output exceeds `threshold`."""
+    if scores.shape[-1] == 1:
+        return tf.cast(scores[..., 0] > threshold, tf.uint8)
+    return tf.cast(tf.argmax(scores, -1, output_type=tf.int32), tf.uint8)
+
+
+def merge(views, return_scores, threshold=None):
     """The label map of one or several views of a picture.
 
     Args:
         views: a list of (scores, rows, columns), as `Network.view` returns them.
         return_scores: whether to return scores of all pixels too.
+        threshold: the probability above which the one output of a model means class 1; unused for other models.
 
     Returns:
         labels (H, W) uint8, and scores (H, W, classes) float32: logits of a single view, the mean probabilities (softmax) of
@@ -300,8 +321,8 @@ def merge(views, return_scores):
 
     def step(i, label_bands, score_bands):
         scores = [band_scores(coarse, rows[i * band : (i + 1) * band], columns) for coarse, rows, columns in views]
-        scores = scores[0] if len(scores) == 1 else tf.add_n([tf.nn.softmax(s) for s in scores]) / len(scores)
-        label_bands = label_bands.write(i, tf.cast(tf.argmax(scores, -1, output_type=tf.int32), tf.uint8))
+        scores = combined(scores)
+        label_bands = label_bands.write(i, labels_of(scores, threshold))
         return i + 1, label_bands, score_bands.write(i, scores) if return_scores else score_bands
 
     _, label_bands, score_bands = tf.while_loop(

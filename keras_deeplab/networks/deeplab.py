@@ -15,6 +15,8 @@ from keras_deeplab.networks.fast.convolution import Purpose, default_purpose
 from keras_deeplab.networks.layers import Normalize, ResizeLike
 from keras_deeplab.networks.older_files import current_arguments
 
+AUXILIARY_WEIGHT = 0.4  # of the auxiliary head's loss (Zhao et al. 2017)
+
 
 class DeepLab(keras.Model):
     """The base class of `DeepLabV3` and `DeepLabV3Plus`. Use one of these two.
@@ -39,6 +41,9 @@ class DeepLab(keras.Model):
         align_corners: whether bilinear resizes keep the centres of the corner pixels in place, as the released models of
             769x769 crops do. Default False.
         dropout: share of the channels that training sets to zero before each classifier, at least 0 and below 1. Default 0.1.
+        out_channels: 1 gives a model of two classes a single output, the logit of class 1, as mmsegmentation's binary set-up
+            has it. Default None: one output for each class.
+        threshold: the probability above which that single output means class 1. Default 0.3, the original's.
         norms: False builds a network for inference, in which each convolution has a bias in place of its batch norm; see
             `fold_norms`. Default True.
         row: name of the released model whose weights this model has, or None (default).
@@ -46,6 +51,8 @@ class DeepLab(keras.Model):
         palette: (R, G, B) of 0..255 for each class. Default PASCAL VOC's colours.
         protocol: a `Protocol`: the size and the windows in which `segment` and `evaluate` pass pictures to the model. Default
             the whole picture at its own size.
+        frozen: names of the layers that training leaves as they are. Default none. `layer.trainable = False` has the same
+            effect; files keep it.
         dtype: dtype policy, such as "mixed_bfloat16". Default Keras's global policy.
         name: name of the Keras model.
 
@@ -53,8 +60,8 @@ class DeepLab(keras.Model):
         (N, H, W, 3), RGB of 0..255, uint8 or float, of any height and width.
 
     Output shape:
-        (N, H, W, num_classes), float32 logits (float64 for dtype "float64"). With the auxiliary head {"logits", "auxiliary"}
-        of this shape.
+        (N, H, W, num_classes), float32 logits (float64 for dtype "float64"), or (N, H, W, 1) with `out_channels=1`. With the
+        auxiliary head {"logits", "auxiliary"} of this shape.
 
     Raises:
         ValueError: for an argument that breaks a rule; the message names the rule.
@@ -83,11 +90,14 @@ class DeepLab(keras.Model):
         auxiliary_head=False,
         align_corners=False,
         dropout=0.1,
+        out_channels=None,
+        threshold=0.3,
         norms=True,
         row=None,
         classes=None,
         palette=None,
         protocol=None,
+        frozen=(),
         dtype=None,
         name=None,
         **renamed,
@@ -102,6 +112,10 @@ class DeepLab(keras.Model):
         output_stride = index(output_stride)
         require(0 <= dropout < 1, "dropout must be a share of the channels, at least 0 and below 1", dropout)
         dropout = float(dropout)
+        one_output = "out_channels must be None, or 1 for a model of 2 classes"
+        require(out_channels is None or (out_channels, num_classes) == (1, 2), one_output, (out_channels, num_classes))
+        require(0 < threshold < 1, "threshold must be a probability above 0 and below 1", threshold)
+        outputs_per_pixel = out_channels or num_classes
         require(
             multi_grid is None or len(multi_grid) == spec.last_blocks,
             f"multi_grid must have one rate for each of the {spec.last_blocks} blocks of the last stage",
@@ -138,16 +152,18 @@ class DeepLab(keras.Model):
             x = aspp(features[3], aspp_channels, aspp_rates, separable=self.has_decoder, align_corners=align_corners)
             if self.has_decoder:
                 x = decoder(x, features[0], aspp_channels, low_level_channels, align_corners=align_corners)
-            scores = classifier(x, num_classes, dropout, name="decode_head")
+            scores = classifier(x, outputs_per_pixel, dropout, name="decode_head")
             outputs = ResizeLike(align_corners, name="logits", dtype=logits_dtype)([scores, images])
             if auxiliary_head:
                 x = auxiliary(features[2], auxiliary_channels)
-                x = classifier(x, num_classes, dropout, name="auxiliary_head")
+                x = classifier(x, outputs_per_pixel, dropout, name="auxiliary_head")
                 x = ResizeLike(align_corners, name="auxiliary", dtype=logits_dtype)([x, images])
                 outputs = {"logits": outputs, "auxiliary": x}
         super().__init__(inputs=images, outputs=outputs, name=name)
 
+        self.dtype_policy = policy  # Keras scales the loss of a model of policy "mixed_float16"
         self.num_classes = num_classes
+        self.threshold = float(threshold) if out_channels else None
         self.row = row
         self.classes = tuple(classes) if classes else tuple(f"class {i}" for i in range(num_classes))
         self.palette = tuple(tuple(colour) for colour in palette) if palette else default_palette(num_classes)
@@ -167,15 +183,30 @@ class DeepLab(keras.Model):
             auxiliary_head=auxiliary_head,
             align_corners=align_corners,
             dropout=dropout,
+            out_channels=out_channels,
+            threshold=float(threshold),
             norms=norms,
             **({"low_level_channels": low_level_channels} if self.has_decoder else {}),
         )
-        self._policy = policy
+        for layer_name in frozen:
+            self.get_layer(layer_name).trainable = False
 
     def call(self, inputs, training=None, mask=None):
         """Logits of pictures. A network without norms may compute convolutions in ways that are for inference only."""
         with nullcontext() if self._config["norms"] else default_purpose(Purpose.INFERENCE):
             return super().call(inputs, training=training, mask=mask)
+
+    def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, **options):
+        """Keras's `compile`. One loss trains both heads; without `loss_weights` the auxiliary head's counts 0.4."""
+        if "auxiliary" in self.output_names and loss is not None and loss_weights is None:
+            loss = loss if isinstance(loss, dict) else {name: loss for name in self.output_names}
+            loss_weights = {name: AUXILIARY_WEIGHT if name == "auxiliary" else 1.0 for name in loss}
+        super().compile(optimizer, loss=loss, loss_weights=loss_weights, **options)
+
+    def compile_from_config(self, config):
+        """Compiles a loaded model as it was saved. Keras asks for this method where `compile` is overridden."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if isinstance(y_pred, dict) and not isinstance(y, dict):
@@ -196,7 +227,8 @@ class DeepLab(keras.Model):
             "classes": self.classes,
             "palette": self.palette,
             "protocol": self.protocol.to_dict(),
-            "dtype": keras.dtype_policies.serialize(self._policy),
+            "frozen": [layer.name for layer in self.layers if layer.weights and not layer.trainable],
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
         }
 

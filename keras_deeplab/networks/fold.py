@@ -31,7 +31,9 @@ def fold_norms(model: keras.Model, dtype=None) -> keras.Model:
     if not config["norms"] and not config["auxiliary_head"] and policy.name == dtype:
         return model
     with kernels_start_as_zeros():
-        folded = type(model).from_config({**config, "norms": False, "auxiliary_head": False, "dtype": dtype})
+        folded = type(model).from_config(
+            {**config, "norms": False, "auxiliary_head": False, "frozen": (), "dtype": dtype}
+        )
     refold(model, folded)
     return folded
 

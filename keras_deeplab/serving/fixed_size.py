@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from keras_deeplab.inference.segment import BAND_VALUES, WINDOW_PIXELS, band_scores, window_starts
+from keras_deeplab.inference.segment import BAND_VALUES, WINDOW_PIXELS, band_scores, combined, labels_of, window_starts
 from keras_deeplab.pictures.resize import fit_in_box, resize_uint8
 
 
@@ -47,8 +47,8 @@ def fixed_protocol(network, height, width, *, at_once=None):
         _, h, w, _ = scores.shape
         scores = tf.reshape(scores, [len(starts[0]), len(starts[1]), h, w, classes])
         scores = tf.reshape(tf.transpose(scores, [0, 2, 1, 3, 4]), [len(starts[0]) * h, len(starts[1]) * w, classes])
-        bands = [band_scores(scores, rows[top : top + band], columns) for top in range(0, height, band)]
-        labels = [tf.cast(tf.argmax(scores, -1, output_type=tf.int32), tf.uint8) for scores in bands]
+        bands = [combined([band_scores(scores, rows[top : top + band], columns)]) for top in range(0, height, band)]
+        labels = [labels_of(scores, network.threshold) for scores in bands]
         scores = tf.concat(bands, axis=0) if return_scores else tf.zeros([0, 0, classes])
         return tf.ensure_shape(tf.concat(labels, axis=0), [height, width]), scores
 

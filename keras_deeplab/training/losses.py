@@ -14,7 +14,6 @@ from keras_deeplab.catalog.datasets import IGNORE
 from keras_deeplab.keras_tools import at_least_float32, label_maps, serializable
 
 EPSILON = 2.0**-23  # of float32
-AUXILIARY_WEIGHT = 0.4  # of the auxiliary head's loss (Zhao et al. 2017)
 
 
 class _PixelLoss(keras.losses.Loss):

@@ -21,9 +21,10 @@ class _PyTorchOptimizer(GradientHooks):
 
     def __init__(self, learning_rate, weight_decay=0.0, multipliers=None, clip_norm=None, **kwargs):
         super().__init__(learning_rate=learning_rate, **kwargs)
-        self.decay = weight_decay  # not `self.weight_decay`, by which Keras itself would decay the weights too
-        self.multipliers = dict(multipliers or {})
-        self.clip_norm = clip_norm
+        # Not `self.weight_decay`, by which Keras itself would decay the weights too.
+        self.decay = at_least_zero("weight_decay", weight_decay or 0.0)
+        self.multipliers = {prefix: at_least_zero(prefix, factor) for prefix, factor in (multipliers or {}).items()}
+        self.clip_norm = None if clip_norm is None else at_least_zero("clip_norm", clip_norm)
 
     def build(self, variables):
         if self.built:
@@ -33,6 +34,7 @@ class _PyTorchOptimizer(GradientHooks):
             next((factor for prefix, factor in self.multipliers.items() if v.path.startswith(prefix)), 1.0)
             for v in variables
         ]
+        self._decays = [self.decay if self.decays(v) else 0.0 for v in variables]
         unused = [prefix for prefix in self.multipliers if not any(v.path.startswith(prefix) for v in variables)]
         if unused:
             raise ValueError(
@@ -65,6 +67,20 @@ class _PyTorchOptimizer(GradientHooks):
             "multipliers": self.multipliers,
             "clip_norm": self.clip_norm,
         }
+
+
+def at_least_zero(name, value):
+    """`value`, if it is a finite number of at least 0."""
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a number of at least 0. Received: {value!r}.")
+    return value
+
+
+def share(name, value):
+    """`value`, if it is at least 0 and less than 1."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be at least 0 and less than 1. Received: {value!r}.")
+    return value
 
 
 def _computed_after(gradient):
@@ -102,19 +118,20 @@ class SGD(_PyTorchOptimizer):
     Args:
         learning_rate: a number or schedule.
         momentum: factor of the velocity v; default 0.9.
-        weight_decay: for all parameters, also norms and biases; default 0.
+        weight_decay: for all parameters, also norms and biases, but those that `exclude_from_weight_decay` names; default 0.
         multipliers: {beginning of a variable's path: factor of its learning rate}, such as `{"backbone-": 0.1}`.
         clip_norm: largest norm of all gradients together, or None (the default).
 
     Raises:
-        ValueError: when it is built, if no variable's path begins with a key of `multipliers`.
+        ValueError: for a momentum outside 0..1, a negative decay, factor or norm. When it is built: if no variable's path
+            begins with a key of `multipliers`.
     """
 
     def __init__(
         self, learning_rate, momentum=0.9, weight_decay=0.0, multipliers=None, clip_norm=None, name="SGD", **kwargs
     ):
         super().__init__(learning_rate, weight_decay, multipliers, clip_norm, name=name, **kwargs)
-        self.momentum = momentum
+        self.momentum = share("momentum", momentum)
 
     def build(self, variables):
         if not self.built:
@@ -122,7 +139,7 @@ class SGD(_PyTorchOptimizer):
             self.velocities = self.add_optimizer_variables(variables, "velocity")
 
     def _update(self, index, gradient, variable, rate):
-        gradient, velocity = gradient + self.decay * variable, self.velocities[index]
+        gradient, velocity = gradient + self._decays[index] * variable, self.velocities[index]
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
@@ -144,7 +161,7 @@ class AdamW(_PyTorchOptimizer):
     Args:
         learning_rate: a number or schedule.
         betas: decay of the first and the second moment; default (0.9, 0.999).
-        weight_decay: for all parameters; default 0.01.
+        weight_decay: for all parameters but those that `exclude_from_weight_decay` names; default 0.01.
         epsilon: added to the root of the second moment after its bias correction, as in PyTorch; default 1e-8.
         multipliers: {beginning of a variable's path: factor of its learning rate}, such as `{"backbone-": 0.1}`.
         clip_norm: largest norm of all gradients together, or None (the default).
@@ -184,7 +201,7 @@ class AdamW(_PyTorchOptimizer):
         # 1 - beta^step
         first_correction, second_correction = (-ops.expm1(step * log_in_float64(beta)) for beta in self.betas)
         root = ops.sqrt(square) / ops.sqrt(second_correction) + self.epsilon
-        self.assign(variable, variable * (1 - rate * self.decay) - rate / first_correction * mean / root)
+        self.assign(variable, variable * (1 - rate * self._decays[index]) - rate / first_correction * mean / root)
 
     def get_config(self):
         return {**super().get_config(), "betas": self.betas, "epsilon": self.epsilon}

@@ -19,9 +19,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.data import pipeline
+from keras_deeplab.networks.deeplab import AUXILIARY_WEIGHT
 from keras_deeplab.training import resume
 from keras_deeplab.training.keras_hooks import learning_rate_of_step, write_weights_back
-from keras_deeplab.training.losses import AUXILIARY_WEIGHT
 
 RECENT_STEPS = 50  # over which the shown loss and speed are averaged
 LINE_INTERVAL = 30.0  # seconds between two lines, if the output is not a terminal

@@ -92,3 +92,35 @@ def test_a_graph_computes_no_part_of_an_update_before_its_gradient(optimizer):
             after.add(op)
         elif any(len(tensor.shape) for tensor in op.outputs if tensor.dtype == "float32"):
             raise AssertionError(f"computed too early: {op}")
+
+
+@pytest.mark.parametrize("build", [lambda: SGD(0.1, weight_decay=0.5), lambda: AdamW(0.1)])
+def test_variables_can_be_excluded_from_weight_decay(build):
+    decayed, excluded = keras.Variable([1.0], name="kernel"), keras.Variable([1.0], name="beta")
+    optimizer = build()
+    optimizer.exclude_from_weight_decay(var_names=["beta"])
+    optimizer.apply([keras.ops.zeros(1)] * 2, [decayed, excluded])
+    assert float(decayed[0]) < 1 and float(excluded[0]) == 1
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda: SGD(0.1, momentum=-1), "momentum must be at least 0 and less than 1. Received: -1"),
+        (lambda: SGD(0.1, momentum=2), "momentum must be .* Received: 2"),
+        (lambda: SGD(0.1, weight_decay=-0.1), "weight_decay must be a number of at least 0. Received: -0.1"),
+        (lambda: AdamW(0.1, weight_decay=float("nan")), "weight_decay must be .* Received: nan"),
+        (lambda: SGD(0.1, clip_norm=-1), "clip_norm must be .* Received: -1"),
+        (lambda: SGD(0.1, multipliers={"backbone-": -1}), "backbone- must be .* Received: -1"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_a_weight_decay_of_none_is_none():
+    variable = keras.Variable([1.0])
+    for optimizer in (SGD(0.1, weight_decay=None), AdamW(0.1, weight_decay=None)):
+        optimizer.apply([keras.ops.zeros(1)], [variable])
+        assert float(variable[0]) == 1 and optimizer.get_config()["weight_decay"] == 0
