@@ -196,12 +196,16 @@ class DeepLab(keras.Model):
         with nullcontext() if self._config["norms"] else default_purpose(Purpose.INFERENCE):
             return super().call(inputs, training=training, mask=mask)
 
-    def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, **options):
-        """Keras's `compile`. One loss trains both heads; without `loss_weights` the auxiliary head's counts 0.4."""
+    def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, **options):
+        """Keras's `compile`. One loss trains both heads; without `loss_weights` the auxiliary head's counts 0.4.
+
+        Metrics score the decode head, unless they are given by output: `{"logits": [...], "auxiliary": [...]}`.
+        """
+        self._metrics_by_output = isinstance(metrics, dict)
         if "auxiliary" in self.output_names and loss is not None and loss_weights is None:
             loss = loss if isinstance(loss, dict) else {name: loss for name in self.output_names}
             loss_weights = {name: AUXILIARY_WEIGHT if name == "auxiliary" else 1.0 for name in loss}
-        super().compile(optimizer, loss=loss, loss_weights=loss_weights, **options)
+        super().compile(optimizer, loss=loss, loss_weights=loss_weights, metrics=metrics, **options)
 
     def compile_from_config(self, config):
         """Compiles a loaded model as it was saved. Keras asks for this method where `compile` is overridden."""
@@ -217,7 +221,8 @@ class DeepLab(keras.Model):
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         if isinstance(y_pred, dict) and not isinstance(y, dict):
-            y_pred = y_pred["logits"]
+            y_pred = y_pred if self._metrics_by_output else {"logits": y_pred["logits"]}
+            y = {name: y for name in y_pred}
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def get_config(self):

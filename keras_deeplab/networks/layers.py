@@ -111,16 +111,17 @@ class AtrousDepthwiseConv2D(keras.layers.DepthwiseConv2D):
     """
 
     def __init__(self, kernel_size, **kwargs):
-        super().__init__(kernel_size, **_symmetric_options(self, kernel_size, kwargs))
-        if len(set(self.strides)) > 1:
+        strides, rates = (np.broadcast_to(kwargs.get(name, 1), 2).tolist() for name in ("strides", "dilation_rate"))
+        if len(set(strides)) > 1:
             raise ValueError(
-                f"A depthwise convolution must have one stride for both axes. Received: strides={self.strides}."
+                f"A depthwise convolution must have one stride for both axes. Received: strides={strides}."
             )
-        if max(self.strides) > 1 and max(self.dilation_rate) > 1:
+        if max(strides) > 1 and max(rates) > 1:
             raise ValueError(
                 "A depthwise convolution may have a stride or a rate above 1, not both. "
-                f"Received: strides={self.strides}, dilation_rate={self.dilation_rate}."
+                f"Received: strides={strides}, dilation_rate={rates}."
             )
+        super().__init__(kernel_size, **_symmetric_options(self, kernel_size, kwargs))
 
     def call(self, inputs):
         down, across = self.dilation_rate

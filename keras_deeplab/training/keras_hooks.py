@@ -24,11 +24,11 @@ class GradientHooks(keras.optimizers.Optimizer):
         """The number of a variable among those that the optimizer was built with."""
         return self._get_variable_index(variable)
 
-    # On TensorFlow the gradients are summed over the replicas here. On other backends they are global already.
     def decays(self, variable):
         """Whether weight decay applies to a variable: not if `exclude_from_weight_decay` named it."""
         return self._use_weight_decay(variable)
 
+    # On TensorFlow the gradients are summed over the replicas here. On other backends they are global already.
     def _all_reduce_sum_gradients(self, grads_and_vars):
         gradients, variables = zip(*super()._all_reduce_sum_gradients(grads_and_vars), strict=True)
         return list(zip(self.all_gradients(gradients), variables, strict=True))

@@ -106,6 +106,21 @@ def test_a_compiled_model_reports_several_scores_in_one_pass():
         assert result[name] == pytest.approx(float(expected[name]), rel=1e-5)
 
 
+def test_metrics_given_by_output_score_that_output():
+    model = build("deeplabv3plus_r18-d8_512x512_80k_loveda", auxiliary_head=True)
+    model.compile(
+        loss=PixelCrossEntropy(), metrics={"logits": [metrics.PixelAccuracy(7)], "auxiliary": [metrics.MeanIoU(7)]}
+    )
+    images = np.random.default_rng(0).integers(0, 256, (2, 33, 47, 3)).astype("float32")
+    logits, labels = (np.argmax(model(images)[name], axis=-1) for name in ("logits", "auxiliary"))
+    labels[:, :9] = logits[:, :9]
+    result = model.evaluate(images, labels[..., None], verbose=0, return_dict=True)  # as decode_png gives label maps
+    assert result["logits_aAcc"] == pytest.approx(np.mean(labels == logits))
+    auxiliary = np.argmax(model(images)["auxiliary"], axis=-1)
+    expected = metrics.means(expected_counts(labels, auxiliary, 7).astype(float))["mIoU"]
+    assert result["auxiliary_mIoU"] == pytest.approx(float(expected), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     "metric",
     [

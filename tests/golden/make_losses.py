@@ -3,9 +3,9 @@
     python make_losses.py
 
 Needs what make_networks.py needs. Kept: logits and labels of several outputs and of one, and for each case of CASES in
-tests/training/test_losses_against_original.py the loss ("NAME/loss") and its gradient to the logits ("NAME/gradient"), channels
-last. The original's focal loss runs on a GPU only for label maps; here its formula gets one-hot labels, as its CUDA path does. Its
-Dice loss of one output takes class 0 for the target: it gets the opposite labels here.
+tests/training/test_losses_against_original.py the loss ("NAME/loss") and its gradient to the logits ("NAME/gradient"),
+channels last. The original's focal loss runs on a GPU only for label maps; here its formula gets one-hot labels, as its CUDA
+path does. Its Dice loss of one output takes class 0 for the target: it gets the opposite labels here.
 """
 
 import pathlib
