@@ -202,9 +202,13 @@ class DeepLab(keras.Model):
         Metrics score the decode head, unless they are given by output: `{"logits": [...], "auxiliary": [...]}`.
         """
         self._metrics_by_output = isinstance(metrics, dict)
-        if "auxiliary" in self.output_names and loss is not None and loss_weights is None:
-            loss = loss if isinstance(loss, dict) else {name: loss for name in self.output_names}
-            loss_weights = {name: AUXILIARY_WEIGHT if name == "auxiliary" else 1.0 for name in loss}
+        if "auxiliary" in self.output_names and loss is not None:
+            if isinstance(loss, (list, tuple)):
+                loss = dict(zip(self.output_names, loss, strict=True))
+            elif not isinstance(loss, dict):
+                loss = {name: loss for name in self.output_names}
+            if loss_weights is None:
+                loss_weights = {name: AUXILIARY_WEIGHT if name == "auxiliary" else 1.0 for name in loss}
         super().compile(optimizer, loss=loss, loss_weights=loss_weights, metrics=metrics, **options)
 
     def compile_from_config(self, config):

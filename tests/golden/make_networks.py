@@ -1,10 +1,11 @@
 """Writes logits.npz and segment.npz: what mmsegmentation gives for the weights and pictures of tests/support/drawn.py.
 
-    python make_networks.py [--full]
+    python make_networks.py [--full | --one-output]
 
 Needs torch 2.13.0, mmsegmentation 1.2.2, mmengine 0.10.7, mmcv-lite 2.1.0, opencv-python-headless 4.11, ftfy and regex.
 
---full writes logits_full.npz in their place: the networks as released, for the slow tests (minutes).
+--full writes logits_full.npz in their place: the networks as released, for the slow tests (minutes). --one-output writes
+one_output.npz in their place: two rows with num_classes=2 and out_channels=1, mmsegmentation's set-up for binary masks.
 
 logits.npz: for every distinct network of the zoo, narrow, `sample` of the logits and of the auxiliary head's, at the input's
 size, and the standard deviation of all of them. segment.npz: for some rows and pictures, the label map of the row's whole
@@ -198,10 +199,44 @@ def make_segment(paths):
     np.savez_compressed(HERE / "segment.npz", **kept)
 
 
+def make_one_output(paths):
+    """For a row that takes whole pictures and one of windows: the classifier, and label maps and scores of pictures."""
+    kept = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in TTA.values():
+            cfg, model = build(paths[name], num_classes=2, out_channels=1, threshold=0.3)
+            files = [pathlib.Path(scratch, f"{height}x{width}.png") for height, width in SEGMENT[name]]
+            for i, (file, size) in enumerate(zip(files, SEGMENT[name], strict=True)):
+                Image.fromarray(picture(*size, seed=i)).save(file)
+            pipe = next(pipelines(cfg, None))
+            probabilities = run(model, pipe, files[0])[2]
+            classifier, logits_of_file = model.decode_head.conv_seg, torch.logit(probabilities.double())
+            with (
+                torch.no_grad()
+            ):  # logits of mean -1 and deviation 1: both classes occur on both sides of the threshold
+                deviation, mean = (float(value) for value in torch.std_mean(logits_of_file))
+                classifier.bias.copy_((classifier.bias - mean) / deviation - 1)
+                classifier.weight.div_(deviation)
+            kept[f"{name}/weight"], kept[f"{name}/bias"] = (
+                part.detach().numpy() for part in (classifier.weight, classifier.bias)
+            )
+            for file in files:
+                data = pipe(dict(img_path=str(file)))
+                batch = model.data_preprocessor(dict(inputs=[data["inputs"]], data_samples=[data["data_samples"]]))
+                with torch.no_grad():
+                    sample_of_file = model.predict(**batch)[0]
+                kept[f"{name}/{file.stem}/labels"] = sample_of_file.pred_sem_seg.data[0].numpy().astype(np.uint8)
+                kept[f"{name}/{file.stem}/scores"] = sample(last(sample_of_file.seg_logits.data[None]))
+                print(name, file.stem, kept[f"{name}/{file.stem}/labels"].mean())
+    np.savez_compressed(HERE / "one_output.npz", **kept)
+
+
 if __name__ == "__main__":
     init_default_scope("mmseg")
     if "--full" in sys.argv:
         make_logits(configs(), full=True)
+    elif "--one-output" in sys.argv:
+        make_one_output(configs())
     else:
         make_logits(configs())
         make_segment(configs())

@@ -59,6 +59,57 @@ def test_label_maps_and_scores_equal_the_originals(name, numbered_size, tta, gol
         assert [*resized.shape[:2], zlib.crc32(resized.tobytes())] == expected[f"{key}/crc"].tolist()
 
 
+ONE_OUTPUT = [
+    (name, size)
+    for name in (ROW, "deeplabv3_r50-d8_769x769_80k_cityscapes")
+    for size in enumerate([(60, 80), (97, 61), (31, 45)])
+]
+
+
+def one_output_model(name, golden, **options):
+    """The narrow model of a row with a single sigmoid output for two classes, with the original's drawn weights."""
+    model = drawn(name, num_classes=2, out_channels=1, classes=None, palette=None, **options)
+    weight, bias = (golden("one_output")[f"{name}/{part}"] for part in ("weight", "bias"))
+    model.get_layer("decode_head-conv_seg").set_weights([weight.transpose(2, 3, 1, 0), bias])
+    return model
+
+
+@pytest.mark.parametrize("name, numbered_size", ONE_OUTPUT)
+def test_a_single_output_is_compared_with_the_threshold_as_in_the_original(name, numbered_size, golden):
+    seed, (height, width) = numbered_size
+    model = one_output_model(name, golden)
+    labels, scores = kd.segment(model, picture(height, width, seed), return_scores=True)
+    expected = golden("one_output")
+    assert scores.shape == (height, width, 1) and np.array_equal(labels, scores[..., 0] > 0.3)
+    assert np.abs(sample(scores[None]) - expected[f"{name}/{height}x{width}/scores"]).max() < 1e-5
+    assert np.sum(labels != expected[f"{name}/{height}x{width}/labels"]) == 0
+
+
+def test_a_models_own_threshold_decides(golden):
+    model, image = one_output_model(ROW, golden, threshold=0.7), picture(60, 80, 0)
+    labels, scores = kd.segment(model, image, return_scores=True)
+    assert np.array_equal(labels, scores[..., 0] > 0.7) and 0 < labels.mean() < 1
+    model.threshold = 0.5
+    assert np.array_equal(kd.segment(model, image), scores[..., 0] > 0.5)
+
+
+def test_several_views_of_a_single_output_are_the_mean_of_probabilities(golden):
+    model, image = one_output_model(ROW, golden), picture(60, 80, 0)
+    labels, scores = kd.segment(model, image, multi_scale_flip="box", return_scores=True)
+    assert scores.min() >= 0 and scores.max() <= 1 and np.array_equal(labels, scores[..., 0] > 0.3)
+    assert 0.2 < np.mean(labels == kd.segment(model, image))  # of one view
+
+
+def test_evaluate_scores_a_single_output_by_its_threshold(tmp_path, golden):
+    model, image = one_output_model(ROW, golden), picture(60, 80, 0)
+    truth = kd.segment(model, image)
+    for rows, accuracy in ((0, 100), (30, 50)):
+        truth[:rows] = 1 - truth[:rows]
+        Image.fromarray(image).save(tmp_path / "x.png")
+        Image.fromarray(truth).save(tmp_path / "y.png")
+        assert kd.evaluate(model, [tmp_path / "x.png"], [tmp_path / "y.png"])["aAcc"] == accuracy
+
+
 def test_paths_pil_images_and_arrays_give_the_same_labels(tmp_path, golden_model):
     image = picture(60, 80, seed=0)
     Image.fromarray(image).save(tmp_path / "x.png")
