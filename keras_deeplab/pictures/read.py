@@ -64,8 +64,10 @@ def _read_bytes(data, name):
 
 def _from_pil(image, name):
     _refuse_cmyk(image, name)
+    # Older Pillow (10.1) opens a PNG of 16 grey bits as mode I, and `exif_transpose` forgets the format.
+    has_16_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):  # the high byte, as OpenCV takes it
+    if has_16_bits:  # the high byte, as OpenCV takes it
         return np.repeat((np.asarray(image).astype("uint16") >> 8).astype("uint8")[..., None], 3, axis=2)
     if image.mode in ("I", "F"):
         raise ValueError(f"{name} has pixels of mode {image.mode}, whose range is unknown. Convert it to 8 bits first.")

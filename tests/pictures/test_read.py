@@ -28,6 +28,16 @@ def test_pil_images_are_read_like_their_files(name, golden):
         assert np.array_equal(read_image(image), golden("pictures")[name])
 
 
+def test_a_pil_image_of_32_bits_is_refused_unless_it_came_from_a_png(golden):
+    with Image.open(PICTURES / "grey16.png") as image:
+        values = np.asarray(image).astype(np.int32)
+        opened = Image.fromarray(values)  # mode I, as old Pillow opens this PNG
+    with pytest.raises(ValueError, match="mode I, whose range is unknown"):
+        read_image(opened)
+    opened.format = "PNG"
+    assert np.array_equal(read_image(opened), golden("pictures")["grey16.png"])
+
+
 def test_all_eight_orientations_are_different_and_upright(golden):
     turned = [golden("pictures")[f"orientation{turn}.jpg"] for turn in range(1, 9)]
     assert [image.shape[:2] for image in turned] == [(17, 24)] * 4 + [(24, 17)] * 4
