@@ -423,22 +423,24 @@ def disk_full_explained(folder):
     try:
         yield
     except Exception as error:
-        if is_disk_full(error):
+        causes = list(chain(error))
+        if any(isinstance(cause, tf.errors.ResourceExhaustedError) for cause in causes) or any(
+            text in str(cause) for cause in causes for text in FULL
+        ):
             raise OSError(
                 f"The disk of {str(folder)!r} is full. Make room and start again: the pictures converted so far are kept."
             ) from error
-        if isinstance(error, tf.errors.OpError):
-            raise OSError(f"The data set cannot be written to {str(folder)!r}: {error.message}.") from error
+        for cause in causes:
+            if isinstance(cause, tf.errors.OpError):
+                raise OSError(f"The data set cannot be written to {str(folder)!r}: {cause.message}.") from error
         raise
 
 
-def is_disk_full(error):
-    """Whether an error, or one that it was raised from, says that a disk or the user's share of it is full."""
+def chain(error):
+    """An error, the one that it was raised from, and so on."""
     while error is not None:
-        if isinstance(error, tf.errors.ResourceExhaustedError) or any(text in str(error) for text in FULL):
-            return True
+        yield error
         error = error.__cause__ or error.__context__
-    return False
 
 
 def _key(folder):
