@@ -113,7 +113,7 @@ def open_builder(folder):
     if builder.name not in BUILDERS or not FIELDS <= set(builder.info.features) or kind != "tfrecord":
         raise ValueError(
             f"A prepared data set must be one that `keras-deeplab prepare` wrote. Received: {str(folder)!r}, the data set "
-            f"{builder.name} with {', '.join(builder.info.features)} in files of the format {kind}."
+            f"{builder.name} with {', '.join(sorted(builder.info.features))} in files of the format {kind}."
         )
     return builder
 
