@@ -35,10 +35,10 @@ def main(argv):
     rules = {"stray_colours": True} if options.stray_colours else {}
     builder = builders.find(options.dataset)(data_dir=options.to, processes=options.processes, options=rules)
     if builder.data_path.exists():
+        builder.prepare(options.source)  # checks that the options are the same
         print(f"{builder.data_path} is there already. To prepare it again, delete it.")
     else:
-        print_counts(builder, options.source)
-        builder.prepare(options.source)
+        builder.prepare(options.source, report=lambda: print_counts(builder, options.source))
     rows = [("split", "examples", "official", "MB", "folder")]
     for split in builder.dataset.splits:
         written = builder.info.splits[split.name]
@@ -51,15 +51,8 @@ def print_counts(builder, source):
     """Prints the numbers of pictures beside the official ones, and a warning on stderr for each difference."""
     counts = builder.shortfall(builder.survey(source))
     command_line.print_table([("split", "part", "pictures", "official"), *counts])
-    for split, part, pictures, official in counts:
-        if pictures != official:
-            of_part = "" if part == "all" else f" of {part}"
-            missing, extra = f"{official - pictures} are missing", f"{pictures - official} are too many"
-            print(
-                f"warning: {split} has {pictures} pictures{of_part}, officially {official}: "
-                f"{missing if pictures < official else extra}.",
-                file=sys.stderr,
-            )
+    for text in builder.missing(source):
+        print(f"warning: {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

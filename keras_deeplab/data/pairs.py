@@ -62,7 +62,7 @@ class PreparedPairs:
 
     def __init__(self, dataset, split, instructions):
         self.dataset, self.split = dataset, split
-        self._records = [record for instruction in instructions for record in _records(instruction)]
+        self._records = [record for instruction in instructions for record in _records(instruction, dataset)]
         self.stems = _Names(self, "")
         self.images = self.labels = _Names(self, f"{dataset} {split} ")
 
@@ -72,21 +72,36 @@ class PreparedPairs:
     def example(self, number):
         """The encoded picture and label map of a pair, and its name, bytes."""
         path, offset, length = self._records[number]
-        with tf.io.gfile.GFile(path, "rb") as file:
-            file.seek(offset)
-            try:
-                features = tf.train.Example.FromString(file.read(length)).features.feature
-                return tuple(features[key].bytes_list.value[0] for key in ("image", "label", "name"))
-            except Exception as error:  # an error of protobuf, or IndexError where a feature is missing
-                raise ValueError(f"{path} is damaged at byte {offset}. Prepare {self.dataset} again.") from error
+        try:
+            with tf.io.gfile.GFile(path, "rb") as file:
+                file.seek(offset)
+                data = file.read(length)
+        except tf.errors.OpError as error:
+            raise OSError(
+                f"{path} cannot be read: {error.message}. Prepare {self.dataset} again if it is gone."
+            ) from error
+        try:
+            features = tf.train.Example.FromString(data).features.feature
+            return tuple(features[key].bytes_list.value[0] for key in ("image", "label", "name"))
+        except Exception as error:  # an error of protobuf, or IndexError where a feature is missing
+            raise ValueError(f"{path} is damaged at byte {offset}. Prepare {self.dataset} again.") from error
 
     def read(self, number):
         """As `FilePairs.read`."""
         return self.example(number)[:2]
 
+    def _example_or_problem(self, number):
+        """`example` and an empty text; or three empty ones and what is wrong."""
+        try:
+            return *self.example(number), b""
+        except (OSError, ValueError) as error:
+            return b"", b"", b"", str(error).encode()
+
     def tensors(self, number):
         """As `FilePairs.tensors`."""
-        image, label, name = tf.numpy_function(self.example, [number], [tf.string] * 3)
+        image, label, name, problem = tf.numpy_function(self._example_or_problem, [number], [tf.string] * 4)
+        with tf.control_dependencies([tf.debugging.Assert(problem == b"", [problem])]):
+            image, label, name = map(tf.identity, (image, label, name))
         name = tf.strings.join([f"{self.dataset} {self.split} ", name])
         return *(tf.ensure_shape(x, []) for x in (image, label)), name, name
 
@@ -104,19 +119,29 @@ class _Names(Sequence):
         return self.prefix + self.pairs.example(number)[2].decode()
 
 
-def _records(instruction):
-    """[(file, offset, length)], in bytes, of the records that TFDS's instruction for one file selects."""
+def _records(instruction, dataset):
+    """[(file, offset, length)], in bytes, of the records that TFDS's instruction for one file of a data set selects."""
     path, records, offset = instruction.filename, [], 0
-    with tf.io.gfile.GFile(path, "rb") as file:
-        while offset + HEADER <= file.size():
-            file.seek(offset)
-            length = struct.unpack("<Q", file.read(HEADER)[:8])[0]
-            records.append((path, offset + HEADER, length))
-            offset += HEADER + length + FOOTER
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            while offset + HEADER <= (size := file.size()):
+                file.seek(offset)
+                length = struct.unpack("<Q", file.read(HEADER)[:8])[0]
+                records.append((path, offset + HEADER, length))
+                offset += HEADER + length + FOOTER
+    except tf.errors.NotFoundError as error:
+        raise FileNotFoundError(f"{path} is missing. Prepare {dataset} again.") from error
+    except tf.errors.OpError as error:
+        raise OSError(f"{path} cannot be read: {error.message}.") from error
     if len(records) != instruction.examples_in_shard:
         raise ValueError(
             f"{path} must hold {instruction.examples_in_shard} examples. Received: {len(records)}. The file is damaged: "
             "prepare the data set again."
+        )
+    if offset != size:
+        raise ValueError(
+            f"{path} is damaged at byte {records[-1][1] if records else 0}: its examples have {offset} bytes. Received: "
+            f"{size} bytes. Prepare {dataset} again."
         )
     return records[instruction.skip :][: instruction.take if instruction.take >= 0 else None]  # -1 takes all
 
@@ -126,22 +151,22 @@ def open_prepared(folder: str | os.PathLike, split: str) -> PreparedPairs:
 
     Args:
         folder: the folder that `prepare` wrote to, or the folder of one data set in it.
-        split: `"train"` or `"val"`, or TFDS's slices of it, such as `"train[:10%]"`.
+        split: `"train"` or `"val"`, or slices and sums of them as TFDS writes them: `"train[:10%]"`, `"train[100:200]"`,
+            `"train+val"`, `"all"`.
 
     Returns:
         `PreparedPairs`, which training and evaluation accept in place of image and label folders.
 
     Raises:
-        FileNotFoundError: if there is no prepared data set.
-        ValueError: if there are several, or no such split.
+        FileNotFoundError: if there is no prepared data set, or a file of it is missing.
+        ValueError: if there are several, no such split, or the split selects no example; or if the data set is damaged or
+            is none that `prepare` wrote.
         ImportError: if TensorFlow Datasets is not installed.
     """
     from keras_deeplab.data import builders
 
     builder = builders.open_builder(folder)
-    if split.partition("[")[0] not in builder.info.splits:
-        raise ValueError(f"{folder} has the splits {', '.join(builder.info.splits)}. Received: {split!r}.")
-    return PreparedPairs(builder.name, split, builder.info.splits[split].file_instructions)
+    return PreparedPairs(builder.name, split, builders.instructions(builder, split))
 
 
 def find_pairs(images, labels=None):

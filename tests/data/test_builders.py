@@ -1,23 +1,31 @@
 """Each builder prepares, from a miniature of the official download, the labels and tiles that mmsegmentation prepares."""
 
+import dataclasses
+import errno
 import io
+import json
+import os
 import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 from support import ROOT, miniatures
 
 from keras_deeplab.catalog.datasets import DATASETS, POTSDAM_TILES, VAIHINGEN_TILES
 from keras_deeplab.data.pairs import find_pairs, open_prepared
 from keras_deeplab.data.pipeline import evaluation_data, training_data
+from keras_deeplab.files import InUseError, locked
 
 builders = pytest.importorskip("keras_deeplab.data.builders", reason="needs the extra: datasets", exc_type=ImportError)
 pytest.importorskip("scipy", reason="needs the extra: datasets")
+pytestmark = pytest.mark.filterwarnings("ignore:.* officially ")  # a miniature lacks most pictures
 
 CUT = {
     "potsdam": {"tile": miniatures.ISPRS_TILE},
@@ -244,13 +252,121 @@ def test_a_prepared_file_that_was_cut_short_is_named(prepared, tmp_path):
     shutil.copytree(prepared("loveda")[0], tmp_path / "to")
     (path,) = (tmp_path / "to").rglob("*-train.tfrecord*")
     data = path.read_bytes()
-    path.write_bytes(data[:-200])  # ends within the last record
-    pairs = open_prepared(tmp_path / "to", "train")
-    with pytest.raises(ValueError, match="tfrecord.* is damaged at byte .* Prepare loveda again"):
-        pairs.read(len(pairs) - 1)
-    path.write_bytes(data[:100])
-    with pytest.raises(ValueError, match="tfrecord.* must hold 4 examples. Received: 1. The file is damaged: prepare"):
+    for cut in (200, 20, 3, 1):  # ends within the last record, or within the checksum after it
+        path.write_bytes(data[:-cut])
+        with pytest.raises(ValueError, match="tfrecord.* is damaged at byte .* Prepare loveda again"):
+            open_prepared(tmp_path / "to", "train")
+    for damaged, received in ((data[:100], 1), (b"", 0), (bytes(1600), 100)):
+        path.write_bytes(damaged)
+        message = f"tfrecord.* must hold 4 examples. Received: {received}. The file is damaged: prepare"
+        with pytest.raises(ValueError, match=message):
+            open_prepared(tmp_path / "to", "train")
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="tfrecord.* is missing. Prepare loveda again"):
         open_prepared(tmp_path / "to", "train")
+    assert len(open_prepared(tmp_path / "to", "val")) == 4
+
+
+def test_a_damaged_record_is_one_line_where_it_is_read_and_in_training(prepared, tmp_path):
+    shutil.copytree(prepared("loveda")[0], tmp_path / "to")
+    (path,) = (tmp_path / "to").rglob("*-train.tfrecord*")
+    data = bytearray(path.read_bytes())
+    pairs = open_prepared(tmp_path / "to", "train")
+    _, offset, _ = pairs._records[2]
+    data[offset : offset + 40] = b"\xff" * 40
+    path.write_bytes(data)
+    assert pairs.read(1)
+    message = f"tfrecord.* is damaged at byte {offset}. Prepare loveda again"
+    with pytest.raises(ValueError, match=message):
+        pairs.read(2)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"assertion failed: .*{message}") as caught:
+        list(evaluation_data(pairs, reduce_zero_label=False))
+    assert "Traceback" not in str(caught.value)
+    path.unlink()
+    with pytest.raises(OSError, match="tfrecord.* cannot be read: .*Prepare loveda again"):
+        pairs.read(0)
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+@pytest.mark.parametrize("keep", [0, 0.5, 0.98])
+def test_a_damaged_description_of_a_prepared_data_set_is_one_line(name, keep, prepared, tmp_path):
+    shutil.copytree(prepared("loveda")[0], tmp_path / "to")
+    path = tmp_path / "to" / "loveda" / "1.0.0" / name
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    with pytest.raises(
+        ValueError, match="The prepared data set .* is damaged: .*Delete it and prepare it again"
+    ) as caught:
+        open_prepared(tmp_path / "to", "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_data_set_of_another_maker_is_refused(prepared, tmp_path):
+    shutil.copytree(prepared("loveda")[0], tmp_path / "to")
+    path = tmp_path / "to" / "loveda" / "1.0.0" / "dataset_info.json"
+    info = json.loads(path.read_text())
+    for change in ({"name": "mnist"}, {"fileFormat": "array_record"}):
+        path.write_text(json.dumps({**info, **change}))
+        with pytest.raises(
+            ValueError, match="must be one that `keras-deeplab prepare` wrote. Received: .*image, label, name"
+        ):
+            open_prepared(tmp_path / "to", "train")
+
+
+@pytest.mark.parametrize(
+    ("split", "numbers"),
+    [
+        ("train", [0, 1, 2, 3]),
+        ("train+val", [0, 1, 2, 3, 4, 5, 6, 7]),
+        ("val + train", [4, 5, 6, 7, 0, 1, 2, 3]),
+        ("all", [0, 1, 2, 3, 4, 5, 6, 7]),
+        ("train[:50%]", [0, 1]),
+        ("train[1:3]", [1, 2]),
+        ("train[-1:]", [3]),
+        ("train[3:]+val[:1]", [3, 4]),
+        ("train[75%:]+train[:25%]", [3, 0]),
+    ],
+)
+def test_splits_are_sums_of_slices(split, numbers, prepared):
+    folder = prepared("loveda")[0]
+    stems = [*open_prepared(folder, "train").stems, *open_prepared(folder, "val").stems]
+    pairs = open_prepared(folder, split)
+    assert list(pairs.stems) == [stems[number] for number in numbers]
+    assert pairs.images[0] == f"loveda {split} {stems[numbers[0]]}"
+    builder = builders.open_builder(folder)
+    assert [e["name"].decode() for e in builder.as_dataset(split=split).as_numpy_iterator()] == list(pairs.stems)
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("test", "has the splits train, val. Received: 'test'"),
+        ("train+test", "has the splits train, val. Received: 'train.test'"),
+        ("train[:10", "has the splits train, val. Received: .*Name one of them, a slice such as 'train.:10%.'"),
+        ("train[:200%]", "has the splits train, val. Received"),
+        ("", "has the splits train, val. Received: ''"),
+        (None, "has the splits train, val. Received: None"),
+        (["train", "val"], "has the splits train, val. Received: .'train', 'val'."),
+        ("train[:10%]", "must select examples. Received: 'train.:10%.' of loveda, .*examples: train 4, val 4"),
+        ("train[2:2]+val", "must select examples. Received"),
+        ("train[3:1]", "must select examples. Received"),  # TFDS itself reads the example 3
+        ("train[3:2]", "must select examples. Received"),
+    ],
+)
+def test_a_split_that_selects_nothing_is_refused(split, message, prepared):
+    with pytest.raises(ValueError, match=message):
+        open_prepared(prepared("loveda")[0], split)
+
+
+def test_tfds_load_reads_a_prepared_data_set(prepared):
+    import tensorflow_datasets as tfds
+
+    folder, facts, _ = prepared("loveda")
+    examples = tfds.load("loveda", data_dir=str(folder), split="train[:50%]").as_numpy_iterator()
+    assert {example["name"].decode() for example in examples} <= set(facts["train"])
+    # TFDS has a data set of its own of this name, which is found unless the version is named.
+    folder, facts, _ = prepared("cityscapes")
+    examples = tfds.load("cityscapes:1.0.0", data_dir=str(folder), split="train").as_numpy_iterator()
+    assert {example["name"].decode() for example in examples} == set(facts["train"])
 
 
 def test_the_package_imports_without_tensorflow_datasets():
@@ -477,3 +593,198 @@ def test_run_lengths_are_cocos():
         assert np.array_equal(run_length_mask(miniatures.run_lengths(mask), mask.shape), mask)
     with pytest.raises(ValueError, match="must cover its 3x3 pixels. Received: runs of 2257"):
         run_length_mask(miniatures.run_lengths(mask), (3, 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda segment: segment["segmentation"].update(counts="1"),
+            "json: 2008_.* is damaged: The runs .* must cover",
+        ),
+        (lambda segment: segment["segmentation"].update(size=[3, 3]), r"json: 2008_.* has a mask of \(3, 3\) pixels"),
+        (lambda segment: segment.update(category_id=-1), "json does not hold .*no category"),
+        (lambda segment: segment.update(category_id="cat"), "json does not hold .*no category"),
+        (lambda segment: segment["segmentation"].update(counts=[3, 4]), "json does not hold .*no run lengths"),
+        (lambda segment: segment.pop("image_id"), "json does not hold .*KeyError"),
+    ],
+)
+def test_damaged_annotations_of_pascal_context_are_named(change, message, tmp_path):
+    miniatures.draw("pascal_context", tmp_path / "from")
+    (path,) = (tmp_path / "from").rglob("trainval_merged.json")
+    annotations = json.loads(path.read_text())
+    change(annotations["annos_segmentation"][0])
+    path.write_text(json.dumps(annotations))
+    with pytest.raises(ValueError, match=message):
+        builders.prepare("pascal_context", tmp_path / "from", tmp_path / "to", processes=1)
+
+
+def test_a_picture_that_claims_to_be_huge_is_one_line():
+    from keras_deeplab.data.builders import labels
+
+    data = bytearray(miniatures.png(0))
+    data[16:24] = (60000).to_bytes(4, "big") * 2  # width and height in the header
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    with pytest.raises(ValueError, match="p.png is damaged: Image size .3600000000 pixels. exceeds"):
+        labels.pixels(bytes(data), "p.png")
+    for place in range(8, len(data), 7):
+        damaged = data[:place] + b"\xff\x00\xff" + data[place + 3 :]
+        try:
+            labels.pixels(bytes(damaged), "p.png")
+        except ValueError as error:
+            assert str(error).startswith("p.png is damaged")
+
+
+# Damaged archives.
+
+
+def test_a_damaged_archive_is_refused_unless_the_data_set_is_complete_without_it(tmp_path, monkeypatch):
+    from keras_deeplab.catalog import datasets
+
+    miniatures.draw("mapillary", tmp_path / "from")
+    (tmp_path / "from" / "other.zip").write_bytes(b"half a download")
+    with pytest.raises(ValueError, match="other.zip is damaged or incomplete: .*Download it again, or take it out of"):
+        builders.prepare("mapillary", tmp_path / "from", tmp_path / "to", processes=1)
+    official = datasets._splits(2, 2)
+    complete = dataclasses.replace(DATASETS["mapillary"], splits=official)
+    monkeypatch.setattr(builders.Mapillary, "dataset", complete)
+    builders.prepare("mapillary", tmp_path / "from", tmp_path / "to", processes=1)
+    assert len(read(tmp_path / "to", "train")) == 2
+
+
+def test_an_empty_split_says_what_is_there_instead(tmp_path):
+    miniatures.zipped(tmp_path / "other.zip", {"pictures/1.png": b"", "pictures/2.jpg": b""})
+    with pytest.raises(FileNotFoundError, match=r"Its 1 files \*.png are pictures/1.png. LoveDA needs Train.zip"):
+        builders.prepare("loveda", tmp_path, tmp_path / "to")
+    (tmp_path / "Train.rar").touch()
+    with pytest.raises(FileNotFoundError, match=r"It has no files \*.tif. Unpack Train.rar first. Potsdam needs"):
+        builders.prepare("potsdam", tmp_path, tmp_path / "to")
+
+
+# Interruptions, a full disk, and two at a time.
+
+
+def test_python_is_told_of_missing_pictures(tmp_path):
+    miniatures.draw("loveda", tmp_path / "from")
+    (tmp_path / "from" / "more.rar").touch()
+    with pytest.warns(UserWarning) as caught:
+        builders.prepare("loveda", tmp_path / "from", tmp_path / "to", processes=1)
+    texts = [str(warning.message) for warning in caught if warning.filename == __file__]
+    assert texts[0] == "train has 2 pictures of urban, officially 1156: 1154 are missing."
+    assert len(texts) == 5 and texts[-1] == "Unpack more.rar first."
+
+
+def test_two_runs_do_not_write_to_one_folder(tmp_path):
+    miniatures.draw("loveda", tmp_path / "from")
+    work = tmp_path / "to" / "loveda.unfinished" / "train"
+    half = tmp_path / "to" / "loveda" / "incomplete.ABC_1.0.0"
+    for folder in (work, half):
+        folder.mkdir(parents=True)
+        (folder / "work of the first").touch()
+    with locked(tmp_path / "to" / ".loveda.lock", "prepares loveda"):
+        with pytest.raises(
+            InUseError, match=f"Process {os.getpid()} prepares loveda since .*Wait until it ends, stop it"
+        ):
+            builders.prepare("loveda", tmp_path / "from", tmp_path / "to", processes=1)
+        assert (work / "work of the first").exists() and (half / "work of the first").exists()
+        miniatures.draw("ade20k", tmp_path / "ade")
+        builders.prepare("ade20k", tmp_path / "ade", tmp_path / "to", processes=1)  # another data set is free
+    (tmp_path / "to" / ".loveda.lock").write_text('{"pid": 1}')  # left by a run that was killed
+    builders.prepare("loveda", tmp_path / "from", tmp_path / "to", processes=1)
+    assert sorted(path.name for path in (tmp_path / "to").iterdir()) == ["ade20k", "loveda"]
+    assert not half.exists() and len(read(tmp_path / "to" / "loveda", "train")) == 4
+
+
+def run_out(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "error"),
+    [
+        (shutil, "copyfileobj", FULL),  # of a compressed archive
+        (zipfile.ZipFile, "writestr", FULL),  # of a converted picture
+        (tf.io.TFRecordWriter, "write", tf.errors.ResourceExhaustedError(None, None, "No space left on device")),
+        (tf.io.TFRecordWriter, "write", tf.errors.UnknownError(None, None, "Disk quota exceeded")),
+    ],
+)
+def test_a_full_disk_is_one_line_and_the_next_run_goes_on(target, name, error, prepared, tmp_path, monkeypatch):
+    source = tmp_path / "from"
+    miniatures.draw("voc12aug", source)
+    packed = shutil.make_archive(source / "benchmark", "gztar", source, "benchmark_RELEASE")
+    shutil.rmtree(source / "benchmark_RELEASE")
+    assert packed.endswith(".tar.gz")
+    with monkeypatch.context() as patch:
+        patch.setattr(target, name, run_out(error))
+        with pytest.raises(OSError, match="The disk of '.*to' is full. Make room and start again: .* are kept."):
+            builders.prepare("voc12aug", source, tmp_path / "to", processes=1)
+    assert not [path for path in tmp_path.rglob("*") if ".part" in path.name or "incomplete" in path.name]
+    builders.prepare("voc12aug", source, tmp_path / "to", processes=1)
+    for split in ("train", "val"):
+        assert read(tmp_path / "to", split) == read(prepared("voc12aug")[0], split)
+
+
+def test_another_error_of_tensorflow_while_it_writes_is_one_line(tmp_path, monkeypatch):
+    miniatures.draw("mapillary", tmp_path / "from")
+    monkeypatch.setattr(tf.io.TFRecordWriter, "write", run_out(tf.errors.PermissionDeniedError(None, None, "no right")))
+    with pytest.raises(OSError, match="The data set cannot be written to '.*to': .*no right"):
+        builders.prepare("mapillary", tmp_path / "from", tmp_path / "to", processes=1)
+
+
+@pytest.mark.parametrize(("target", "name"), [(zipfile.ZipFile, "writestr"), (tf.io.TFRecordWriter, "write")])
+def test_after_ctrl_c_the_next_run_goes_on(target, name, prepared, tmp_path, monkeypatch):
+    miniatures.draw("loveda", tmp_path / "from")
+    original, calls = getattr(target, name), []
+
+    def stopped_at_the_fifth(*arguments):
+        calls.append(arguments)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, name, stopped_at_the_fifth)
+        with pytest.raises(KeyboardInterrupt):
+            builders.prepare("loveda", tmp_path / "from", tmp_path / "to", processes=1)
+    names = {path.name for path in tmp_path.rglob("*")}
+    assert not [name for name in names if ".part" in name or "incomplete" in name or name.endswith(".lock")]
+    builders.prepare("loveda", tmp_path / "from", tmp_path / "to", processes=1)
+    for split in ("train", "val"):
+        assert read(tmp_path / "to", split) == read(prepared("loveda")[0], split)
+
+
+def test_a_converted_picture_that_a_crash_damaged_is_converted_again(prepared, tmp_path, monkeypatch):
+    miniatures.draw("loveda", tmp_path / "from")
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.io.TFRecordWriter, "write", run_out(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            builders.prepare("loveda", tmp_path / "from", tmp_path / "to", processes=1)
+    results = sorted((tmp_path / "to" / "loveda.unfinished").rglob("*.zip"))
+    data = results[1].read_bytes()
+    results[0].write_bytes(b"")
+    results[1].write_bytes(data[:60] + bytes(30) + data[90:])
+    builders.prepare("loveda", tmp_path / "from", tmp_path / "to", processes=1)
+    for split in ("train", "val"):
+        assert read(tmp_path / "to", split) == read(prepared("loveda")[0], split)
+
+
+def test_what_a_run_stopped_at_its_end_left_is_removed(prepared, tmp_path):
+    shutil.copytree(prepared("loveda")[0], tmp_path / "to")
+    (tmp_path / "to" / "loveda.unfinished").mkdir()
+    builder = builders.prepare("loveda", tmp_path / "from", tmp_path / "to")
+    assert not (tmp_path / "to" / "loveda.unfinished").exists() and builder.info.splits["train"].num_examples == 4
+
+
+def test_a_data_set_prepared_with_other_options_is_refused(prepared):
+    folder, _, _ = prepared("potsdam")
+    builders.prepare("potsdam", "nowhere", folder, **CUT["potsdam"])
+    with pytest.raises(
+        ValueError, match="was prepared with tile=16. Received: tile=512. Name another folder, or delete"
+    ):
+        builders.prepare("potsdam", "nowhere", folder)

@@ -40,6 +40,9 @@ BUILDERS = {
 }
 
 
+FIELDS = {"image", "label", "name"}  # of each example
+
+
 def find(name):
     """The builder class of a data set.
 
@@ -59,6 +62,8 @@ def find(name):
 def prepare(name, source, to, *, processes=None, **options):
     """Prepares a data set from its official download. Does nothing if the prepared data set exists.
 
+    `warnings.warn` tells of pictures that are missing from the official number.
+
     An interrupted run leaves the folder `TO/NAME.unfinished`, and the next run continues from it. Each process reads the
     calling script again: the script must call this function under `if __name__ == "__main__":`. `processes=1` starts no
     other process.
@@ -76,7 +81,10 @@ def prepare(name, source, to, *, processes=None, **options):
 
     Raises:
         FileNotFoundError: if there is no such folder, a split is empty, or a picture has no label.
-        ValueError: if the name or an option is unknown, or a file is damaged or does not fit the data set.
+        ValueError: if the name or an option is unknown, a file is damaged or does not fit the data set, or the prepared
+            data set exists and has other options.
+        OSError: if a file cannot be read or written, for example because the disk is full.
+        keras_deeplab.files.InUseError: if another process prepares this data set in the same folder.
     """
     builder = find(name)(data_dir=str(to), processes=processes, options=options)
     builder.prepare(source)
@@ -91,9 +99,54 @@ def open_builder(folder):
 
     Raises:
         FileNotFoundError: if there is no prepared data set.
-        ValueError: if there are several.
+        ValueError: if there are several, or if it is damaged or not one that `prepare` wrote.
     """
-    return tfds.builder_from_directory(str(_prepared_folder(Path(folder))))
+    folder = _prepared_folder(Path(folder))
+    try:
+        builder = tfds.builder_from_directory(str(folder))
+    except Exception as error:  # TFDS raises errors of many types for damaged files
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(
+            f"The prepared data set {str(folder)!r} is damaged: {reason}. Delete it and prepare it again."
+        ) from error
+    kind = getattr(builder.info.file_format, "value", None)
+    if builder.name not in BUILDERS or not FIELDS <= set(builder.info.features) or kind != "tfrecord":
+        raise ValueError(
+            f"A prepared data set must be one that `keras-deeplab prepare` wrote. Received: {str(folder)!r}, the data set "
+            f"{builder.name} with {', '.join(sorted(builder.info.features))} in files of the format {kind}."
+        )
+    return builder
+
+
+def instructions(builder, split):
+    """TFDS's instructions that select the records of a split.
+
+    Args:
+        builder: what `open_builder` returns.
+        split: names of splits with TFDS's slices, joined by "+".
+
+    Returns:
+        List of `tfds.core.utils.shard_utils.FileInstruction`, one for each part of a file.
+
+    Raises:
+        ValueError: if there is no such split, or if a part of it selects no example.
+    """
+    sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
+    try:
+        parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits)
+        found = builder.info.splits[split].file_instructions
+    except Exception as error:  # of several types: TFDS expects text in its own notation
+        raise ValueError(
+            f"{builder.name} has the splits {', '.join(sizes)}. Received: {split!r}. Name one of them, a slice such as "
+            "'train[:10%]', or a sum such as 'train+val'."
+        ) from error
+    # TFDS itself reads an empty part as no example, and some parts whose end lies before their start as other slices.
+    if not all(range(sizes[part.splitname])[part.from_ : part.to] for part in parts):
+        raise ValueError(
+            f"Each part of a split must select examples. Received: {split!r} of {builder.name}, whose splits have these "
+            f"numbers of examples: {', '.join(f'{name} {size}' for name, size in sizes.items())}."
+        )
+    return found
 
 
 def _prepared_folder(folder):
@@ -101,9 +154,13 @@ def _prepared_folder(folder):
     # TFDS writes to a folder "incomplete..." and renames it at the end.
     folders = sorted(path.parent for path in infos if not path.parent.name.startswith("incomplete."))
     if not folders:
+        unfinished = "".join(
+            f" {path.stem} is not finished: start its preparation again."
+            for path in sorted(folder.glob("*.unfinished"))
+        )
         raise FileNotFoundError(
             f"There is no prepared data set in {str(folder)!r}. `keras-deeplab prepare DATASET --from DIR --to DIR` "
-            "makes one."
+            f"makes one.{unfinished}"
         )
     if len(folders) > 1:
         raise ValueError(

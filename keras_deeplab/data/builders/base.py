@@ -3,6 +3,8 @@
 They find the pictures, count them, convert them in several processes and write them with TensorFlow Datasets (TFDS).
 """
 
+import contextlib
+import errno
 import functools
 import hashlib
 import multiprocessing
@@ -10,19 +12,28 @@ import os
 import shutil
 import signal
 import threading
+import warnings
 import zipfile
+import zlib
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 
 import keras
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from keras_deeplab.catalog.datasets import DATASETS
 from keras_deeplab.data.builders import labels
-from keras_deeplab.data.builders.files import Files, Source, filled
+from keras_deeplab.data.builders.archives import Source
+from keras_deeplab.data.builders.files import Files, filled
+from keras_deeplab.files import locked, written_whole
 from keras_deeplab.pictures.exif import swaps_sides
+
+# What errors of a full disk say: the system's, and that of TFDS.
+FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "Not enough disk space")
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if unknown := set(self.chosen) - set(self.options):
             options = f"the options {', '.join(self.options)}" if self.options else "no options"
             raise ValueError(f"{self.name} has {options}. Received: {', '.join(sorted(unknown))}.")
-        self._surveys = {}
+        self._surveys = {}  # {folder of downloads: (pictures, `Files`)}
         super().__init__(**kwargs)
 
     @property
@@ -88,6 +99,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             description=f"{self.dataset.title}, {self.dataset.num_classes} classes, prepared as mmsegmentation does.",
             features=tfds.features.FeaturesDict({"image": picture, "label": ids, "name": tfds.features.Text()}),
             license=self.dataset.licence,
+            metadata=tfds.core.MetadataDict(self.chosen) if self.chosen else None,
         )
 
     # What a data set can override.
@@ -145,17 +157,66 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 )
         return [Picture(name, part, image_files[name], label_files[name]) for name in names]
 
-    def prepare(self, source):
-        """Writes the data set from a folder of downloads, unless it exists. Continues an interrupted run."""
+    def prepare(self, source, report=None):
+        """Writes the data set from a folder of downloads, unless it exists. Continues an interrupted run.
+
+        Args:
+            source: folder of the downloads.
+            report: function without arguments that is called when all pictures are found and before they are converted;
+                None: warns of missing pictures by `warnings.warn`.
+
+        Raises:
+            keras_deeplab.files.InUseError: if another process prepares this data set in the same folder.
+            Besides, as `keras_deeplab.data.builders.prepare`.
+        """
         if self.data_path.exists():
-            return
-        self.survey(source)  # raises its errors here, because TFDS would wrap them
+            with contextlib.suppress(OSError), self._locked():
+                shutil.rmtree(self.work, ignore_errors=True)  # left by a run that was stopped at its very end
+        else:
+            with disk_full_explained(self.root), self._locked():
+                if not self.data_path.exists():
+                    self._write(source, report or functools.partial(self._warn, source))
+        self._check_options()
+
+    def _write(self, source, report):
+        pictures = self.survey(source)  # raises its errors here, because TFDS would wrap them
+        report()
+        files = self._surveys[_key(source)][1]
+        used = [file for split in pictures.values() for picture in split for file in (picture.image, picture.label)]
+        files.provide(file for file in used if isinstance(file, Source))
         for folder in self.data_path.parent.glob("incomplete.*"):  # left by a run that was killed while TFDS wrote
             shutil.rmtree(folder)
         tfds.disable_progress_bar()  # this class shows its own
         config = tfds.download.DownloadConfig(manual_dir=str(source), try_download_gcs=False)
         self.download_and_prepare(download_dir=str(self.work / "downloads"), download_config=config)
         shutil.rmtree(self.work)
+
+    def _check_options(self):
+        """Raises ValueError if the data set that exists was prepared with other options."""
+        if not self.info.splits:  # another process wrote it after this object was made
+            self.info.read_from_directory(self.data_path)
+        for option, value in (self.info.metadata or {}).items():
+            if self.chosen.get(option, value) != value:
+                raise ValueError(
+                    f"{self.data_path} was prepared with {option}={value}. Received: {option}={self.chosen[option]}. "
+                    "Name another folder, or delete this one to prepare it again."
+                )
+
+    @contextlib.contextmanager
+    def _locked(self):
+        """Lets no other process prepare this data set in this folder. Folders made for the lock do not stay if empty."""
+        made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
+        try:
+            with locked(self.root / f".{self.name}.lock", f"prepares {self.name} in {str(self.root)!r}"):
+                yield
+        finally:
+            for folder in made:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+
+    def _warn(self, source):
+        for text in self.missing(source):
+            warnings.warn(text, stacklevel=5)  # the caller of `builders.prepare`
 
     def survey(self, folder):
         """The pictures of a folder of downloads, `{split: [Picture]}`. A second call for a folder does not read it again.
@@ -164,35 +225,36 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             FileNotFoundError: if there is no such folder, a split is empty, or a picture has no label.
             ValueError: if two files have the same name, or an archive is damaged.
         """
-        key = Path(folder).resolve()
+        key = _key(folder)
         if key not in self._surveys:
             self._surveys[key] = self._survey(folder)
-        return self._surveys[key]
+        return self._surveys[key][0]
 
     def _survey(self, folder):
         needed = f" {self.dataset.title} needs {' '.join(self.MANUAL_DOWNLOAD_INSTRUCTIONS.split())}"
         try:
+            files = None
             files = Files(folder, self.work / "unpacked")
             pictures = self.pictures(files)
+            for split in self.dataset.splits:
+                if not pictures[split.name]:
+                    raise FileNotFoundError(self._emptiness(split.name, files))
         except FileNotFoundError as error:
+            if files and files.damaged:  # what is missing may be in there
+                raise ValueError(files.damaged[0]) from error
             raise FileNotFoundError(str(error) + needed) from error
         for split in self.dataset.splits:
-            if not pictures[split.name]:
-                place = next(iter(self.places.get(split.name, {"all": ""}).values()))
-                raise FileNotFoundError(
-                    f"The split {split.name!r} of {self.dataset.title} is empty: no "
-                    f"{filled(self.image, name='NAME', place=place)} is below {str(folder)!r}."
-                    f"{files.hint()}{needed}"
-                )
-            seen = {}
-            for picture in pictures[split.name]:
-                if picture.name in seen:
-                    raise ValueError(
-                        f"Two pictures of {split.name} have the same name: {seen[picture.name]}, {picture.image}. "
-                        "Keep one of them."
-                    )
-                seen[picture.name] = picture.image
-        return pictures
+            check_names(split.name, pictures[split.name])
+        if files.damaged and any(found < official for *_, found, official in self.shortfall(pictures)):
+            raise ValueError(files.damaged[0])
+        return pictures, files
+
+    def _emptiness(self, split, files):
+        place = next(iter(self.places.get(split, {"all": ""}).values()))
+        return (
+            f"The split {split!r} of {self.dataset.title} is empty: no {filled(self.image, name='NAME', place=place)} is "
+            f"below {str(files.folder)!r}.{files.like(self.image)}{files.hint()}"
+        )
 
     def shortfall(self, pictures):
         """The pictures of a survey counted, `[(split, part, pictures found, official number)]`, a row for each part."""
@@ -202,10 +264,28 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             for part, official in split.parts
         ]
 
+    def missing(self, source):
+        """Sentences about the pictures that a folder of downloads lacks, or has too many of, for warnings."""
+        sentences = []
+        for split, part, found, official in self.shortfall(self.survey(source)):
+            if found != official:
+                of_part = "" if part == "all" else f" of {part}"
+                difference = (
+                    f"{official - found} are missing" if found < official else f"{found - official} are too many"
+                )
+                sentences.append(f"{split} has {found} pictures{of_part}, officially {official}: {difference}.")
+        hint = self._surveys[_key(source)][1].hint().strip()
+        return [*sentences, hint] if sentences and hint else sentences
+
+    @property
+    def root(self):
+        """The folder that the data set is written to, as `root/NAME/VERSION`."""
+        return Path(self.data_path).parents[1]
+
     @property
     def work(self):
         """The folder of converted pictures. It stays until the data set is written, so that a later run can continue."""
-        return self.data_path.parents[1] / f"{self.name}.unfinished"
+        return self.root / f"{self.name}.unfinished"
 
     def _split_generators(self, dl_manager):
         pictures = self.survey(dl_manager.manual_dir)
@@ -217,12 +297,13 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         bar = keras.utils.Progbar(len(converted), unit_name="picture")
         for picture, result in converted:
             bar.add(1)
-            with zipfile.ZipFile(result) as file:
-                members = set(file.namelist())
-                for name in sorted({member.rpartition("/")[0] for member in members}):
-                    is_tile = f"{name}/image" in members
-                    image = file.read(f"{name}/image") if is_tile else picture.image.read()
-                    yield name, {"image": image, "label": file.read(f"{name}/label"), "name": name}
+            try:
+                examples = stored_examples(result)
+            except (zipfile.BadZipFile, zlib.error, EOFError):  # a computer that stopped can leave a damaged file
+                convert(type(self), self.chosen, (picture, result))
+                examples = stored_examples(result)
+            for name, image, label in examples:
+                yield name, {"image": picture.image.read() if image is None else image, "label": label, "name": name}
 
     def _log_download_bytes(self):
         """Prints nothing. TFDS would announce sizes of downloads, but there is no download and the sizes are unknown."""
@@ -249,6 +330,8 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
         if os.name == "posix":
             context.set_forkserver_preload([type(self).__module__])
+            with ctrl_c_ignored():  # the server inherits this; otherwise Ctrl-C while it imports prints its traceback
+                forkserver.ensure_running()
         pool = ProcessPoolExecutor(workers, context, initializer=follow_parent)
         try:
             yield from pool.map(task, items, chunksize=max(1, min(16, len(items) // (4 * workers))))
@@ -265,6 +348,19 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """The file for a converted picture. Its name changes with the options and with the picture's files."""
         inputs = repr((str(self.VERSION), self.chosen, picture))
         return self.work / split / f"{picture.name}-{hashlib.sha256(inputs.encode()).hexdigest()[:12]}.zip"
+
+
+@contextlib.contextmanager
+def ctrl_c_ignored():
+    """Ignores Ctrl-C inside the block. Only the main thread can do so; in another thread this does nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def follow_parent():
@@ -289,13 +385,66 @@ def convert(builder, options, task):
         task: (`Picture`, path of the result file).
     """
     picture, result = task
-    partial = result.with_suffix(f".{os.getpid()}")
-    with zipfile.ZipFile(partial, "w") as file:
+    with written_whole(result) as partial, zipfile.ZipFile(partial, "w") as file:
         for name, image, label in builder.examples(picture, **options):
             if image is not None:
                 file.writestr(f"{name}/image", image)
             file.writestr(f"{name}/label", label)
-    partial.replace(result)
+
+
+def stored_examples(result):
+    """What `convert` wrote to a result file, `[(name, encoded image or None, encoded label)]`, sorted by name."""
+    with zipfile.ZipFile(result) as file:
+        members = set(file.namelist())
+        names = sorted({member.rpartition("/")[0] for member in members})
+        return [
+            (name, file.read(f"{name}/image") if f"{name}/image" in members else None, file.read(f"{name}/label"))
+            for name in names
+        ]
+
+
+def check_names(split, pictures):
+    """Raises ValueError if two pictures of a split have the same name."""
+    seen = {}
+    for picture in pictures:
+        if picture.name in seen:
+            raise ValueError(
+                f"Two pictures of {split} have the same name: {seen[picture.name]}, {picture.image}. Keep one of them."
+            )
+        seen[picture.name] = picture.image
+
+
+@contextlib.contextmanager
+def disk_full_explained(folder):
+    """Raises one OSError that says what to do for the errors of a full disk, and for others of TensorFlow's file system.
+
+    Those of a full disk name no file, and TFDS and TensorFlow wrap them in errors of several types.
+    """
+    try:
+        yield
+    except Exception as error:
+        causes = list(chain(error))
+        if any(isinstance(cause, tf.errors.ResourceExhaustedError) for cause in causes) or any(
+            text in str(cause) for cause in causes for text in FULL
+        ):
+            raise OSError(
+                f"The disk of {str(folder)!r} is full. Make room and start again: the pictures converted so far are kept."
+            ) from error
+        for cause in causes:
+            if isinstance(cause, tf.errors.OpError):
+                raise OSError(f"The data set cannot be written to {str(folder)!r}: {cause.message}.") from error
+        raise
+
+
+def chain(error):
+    """An error, the one that it was raised from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _key(folder):
+    return os.path.realpath(folder)  # Path.resolve refuses a link that leads to itself
 
 
 def check_size(picture, shape):

@@ -1,60 +1,33 @@
 """A folder of downloads in, its files out by the path that they have when unpacked: single files and members of archives."""
 
-import functools
-import gzip
-import hashlib
+import codecs
 import os
 import re
-import shutil
-import tarfile
-import zipfile
-import zlib
-from dataclasses import dataclass
+import stat
 from pathlib import Path
 
-COMPRESSED = (".tgz", ".tar.gz")  # endings of compressed .tar files
+from keras_deeplab.data.builders import archives
+from keras_deeplab.data.builders.archives import Archive, Source
 
-
-@dataclass(frozen=True)
-class Source:
-    """A file, or a member of an archive.
-
-    Attributes:
-        file: path of the file or archive.
-        member: name inside the archive; empty for a file.
-        span: (offset, length) in bytes of a member of a .tar, which is stored uncompressed; None for others.
-        stamp: (size in bytes, time of change in ns) of the file. A result that was made from a file with another stamp is
-            not used again.
-    """
-
-    file: str
-    member: str = ""
-    span: tuple[int, int] | None = None
-    stamp: tuple[int, int] = (0, 0)
-
-    def __str__(self):
-        return f"{self.file}: {self.member}" if self.member else self.file
-
-    def read(self):
-        """The contents, bytes. ValueError if the archive is damaged."""
-        try:
-            if self.span is not None:
-                with open(self.file, "rb") as file:
-                    file.seek(self.span[0])
-                    data = file.read(self.span[1])
-                if len(data) < self.span[1]:
-                    raise ValueError(f"{self} is damaged: the archive ends inside it. Download it again.")
-                return data
-            if self.member:
-                return _zip(self.file, os.getpid()).read(self.member)
-        except (zipfile.BadZipFile, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
-            raise ValueError(f"{self} cannot be unpacked: {error}.") from error
-        return Path(self.file).read_bytes()
-
-
-@functools.lru_cache(maxsize=8)
-def _zip(path, process):  # `process` is a key of the cache: a forked process must not share a file position
-    return zipfile.ZipFile(path)
+# Endings of files that hold data but cannot be read here, and what to do with them.
+UNREADABLE = {
+    "Unpack {}": (".rar", ".7z", ".gz", ".bz2", ".xz", ".zst", ".lz", ".lz4", ".z", ".z01", ".001", ".ace", ".iso"),
+    "Finish the download of {}": (
+        ".part",
+        ".partial",
+        ".crdownload",
+        ".download",
+        ".opdownload",
+        ".aria2",
+        ".filepart",
+    ),
+}
+MOST = 3  # files of a kind that a message names
+ENCODINGS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}  # by first bytes
 
 
 class Files:
@@ -63,41 +36,55 @@ class Files:
     Args:
         folder: the folder of the downloads, packed or unpacked, in subfolders of any depth. A member of an archive counts
             as a file unpacked beside the archive. If there is such a file too, the file is read.
-        scratch: folder for decompressed copies of compressed .tar files, whose members cannot be read in any order.
+        scratch: folder for copies of archives whose members cannot be read in any order (see `archives`).
 
     Attributes:
         paths: {path below the folder: `Source`}.
-        packed: names of archives that cannot be read.
+        damaged: a message for each archive that cannot be read. The data set may be complete without it.
 
     Raises:
         FileNotFoundError: if there is no such folder, or it is empty.
-        ValueError: if an archive is damaged.
     """
 
     def __init__(self, folder, scratch):
         self.folder, self.scratch = Path(folder), Path(scratch)
         if not self.folder.is_dir():
-            raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
-        self.paths = {}
-        archives, self.packed = [], []
-        for root, folders, names in os.walk(self.folder, followlinks=True):
-            folders[:] = sorted(name for name in folders if not name.endswith(".unfinished"))  # see Builder.work
-            for name in sorted(names):
-                path = Path(root, name)
-                if name.endswith((".zip", ".tar", *COMPRESSED)):
-                    archives.append(path)
-                elif name.endswith((".rar", ".7z")):
-                    self.packed.append(name)
-                else:
-                    self._add(path.relative_to(self.folder).as_posix(), str(path), stamp=_stamp(path))
-        if not self.paths and not archives:
+            kind = " It is a file: name the folder that holds it." if self.folder.is_file() else ""
+            raise FileNotFoundError(f"There is no folder {str(folder)!r}.{kind}")
+        self.paths, self.damaged = {}, []
+        self._copies = {}  # {copy of an archive that may be needed: the `Archive` that makes it}
+        self._unread = {remedy: [] for remedy in UNREADABLE}
+        self._problems = []  # sentences about files that cannot be read for other reasons
+        found = []
+        for path in self._walk():
+            if archives.NAME.search(path.name):
+                found.append(path)
+            elif remedy := unreadable(path.name):
+                self._unread[remedy].append(path.name)
+            else:
+                self._add(path.relative_to(self.folder).as_posix(), Source(str(path), stamp=_stamp(path)))
+        if not self.paths and not found:
             raise FileNotFoundError(f"The folder {str(folder)!r} is empty.{self.hint()}")
-        for path in archives:
+        for path in found:
             self._add_archive(path)
 
     def hint(self):
-        """The end of a message that something was not found: the archives to unpack, if there are any."""
-        return f" Unpack {', '.join(self.packed)} first." if self.packed else ""
+        """The end of a message that something was not found: what the folder has that cannot be read, and what to do."""
+        remedies = [f"{remedy.format(_some(names))} first." for remedy, names in self._unread.items() if names]
+        more = f" {len(self._problems) - MOST} others cannot be read." if len(self._problems) > MOST else ""
+        return "".join(f" {sentence}" for sentence in [*remedies, *self._problems[:MOST]]) + more
+
+    def like(self, pattern):
+        """The end of a message that no file matches a pattern: what the folder has in its place."""
+        ending = "." + pattern.rpartition(".")[2]
+        alike = [path for path in self.paths if path.lower().endswith(ending)]
+        return f" Its {len(alike)} files *{ending} are {_some(alike)}." if alike else f" It has no files *{ending}."
+
+    def provide(self, sources):
+        """Makes the copies of archives that some `Source`s are read from (see `Archive.copy`)."""
+        for file in dict.fromkeys(source.file for source in sources):
+            if file in self._copies:
+                self._copies[file].copy()
 
     def find(self, pattern, **fixed):
         """Files whose path ends in a pattern.
@@ -113,74 +100,106 @@ class Files:
         Raises:
             ValueError: if two files have the same name.
         """
-        expression, sources = compiled(pattern, **fixed), {}
+        expression, found = compiled(pattern, **fixed), {}
+        ending = pattern.rpartition(".")[2]
         for path, source in self.paths.items():
-            match = expression.search(path)
-            if match is None:
-                continue
-            name = match["name"]
-            if name not in sources or (sources[name].member and not source.member):
-                sources[name] = source
-            elif sources[name].member or not source.member:
+            if match := expression.search(path):
+                rank = (not path.endswith(ending), bool(source.member))  # .jpg before .JPG, a file before a member
+                found.setdefault(match["name"], []).append((rank, source))
+        return {name: self._best(pattern, name, found[name]) for name in sorted(found)}
+
+    def _best(self, pattern, name, ranked):
+        """The source of lowest rank. ValueError if there are two, unless links lead to the same file."""
+        lowest = min(rank for rank, _ in ranked)
+        first, *others = [source for rank, source in ranked if rank == lowest]
+        for other in others:
+            if first.member != other.member or os.path.realpath(first.file) != os.path.realpath(other.file):
                 raise ValueError(
-                    f"Only one file may match {pattern!r} with the name {name!r}. Received: {sources[name]} and {source}. "
+                    f"Only one file may match {pattern!r} with the name {name!r}. Received: {first} and {other}. "
                     "Keep one of them."
                 )
-        return dict(sorted(sources.items()))
+        return first
 
     def one(self, path):
-        """The `Source` of the file whose path ends in `path`. FileNotFoundError if there is none."""
-        *parent, last = path.rsplit("/", 1)
-        sources = self.find("/".join([*parent, "{name}"]).replace("{name}", "{name=" + re.escape(last) + "}"))
+        """The `Source` of the file whose path ends in `path`, ready to read. FileNotFoundError if there is none."""
+        stem, _, ending = path.rpartition(".")
+        *parent, stem = stem.rsplit("/", 1)
+        sources = self.find("/".join([*parent, "{name=" + re.escape(stem) + "}"]) + f".{ending}")
         if not sources:
             raise FileNotFoundError(f"There is no {path} below {str(self.folder)!r}.{self.hint()}")
-        return sources[last]
+        self.provide(sources.values())
+        return sources[stem]
 
     def lines(self, path):
-        """The first word of each line of a text file: the names of the pictures of a split."""
-        return [line.split()[0] for line in self.one(path).read().decode().splitlines() if line.strip()]
-
-    def _add(self, path, file, **source):
-        # Hidden files and the folder __MACOSX hold no data: macOS writes them beside the files that it packs.
-        if not path.startswith("__MACOSX/") and not path.rsplit("/", 1)[-1].startswith("."):
-            self.paths.setdefault(path, Source(file, **source))
-
-    def _add_archive(self, archive):
-        parent, stamp = archive.parent.relative_to(self.folder).as_posix(), _stamp(archive)
-        parent = "" if parent == "." else parent + "/"
+        """The first word of each line of a text file, each once: the names of the pictures of a split."""
+        source = self.one(path)
+        data = source.read()
+        encoding = next((name for mark, name in ENCODINGS.items() if data.startswith(mark)), "utf-8")
         try:
-            if archive.suffix == ".zip":
-                with zipfile.ZipFile(archive) as members:
-                    for member in members.infolist():
-                        if not member.is_dir():
-                            self._add(parent + member.filename, str(archive), member=member.filename, stamp=stamp)
-            else:
-                tar = self._uncompressed(archive, stamp)
-                with tarfile.open(tar, "r:") as members:
-                    for member in members:
-                        if member.isfile():
-                            name, span = member.name.removeprefix("./"), (member.offset_data, member.size)
-                            self._add(parent + name, str(tar), member=name, span=span, stamp=stamp)
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{archive} is damaged or incomplete: {error}. Download it again.") from error
+            text = data.decode(encoding)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{source} is damaged or not a text file: {error}. Download it again.") from error
+        return list(dict.fromkeys(line.split()[0] for line in text.splitlines() if line.strip()))
 
-    def _uncompressed(self, archive, stamp):
-        """The path of the archive as an uncompressed .tar: itself, or a copy in the scratch folder.
+    def _walk(self):
+        """The paths of all files below the folder, sorted within each folder. Links are followed, but not in a circle."""
+        ancestors = {str(self.folder): {os.path.realpath(self.folder)}}  # {folder: real paths of it and of those above}
+        for root, folders, names in os.walk(self.folder, followlinks=True, onerror=self._note):
+            above = ancestors.pop(root)
+            for name in sorted(folders):
+                real = os.path.realpath(os.path.join(root, name))
+                if name.endswith(".unfinished") or real in above:  # the first is `Builder.work`
+                    folders.remove(name)
+                else:
+                    ancestors[os.path.join(root, name)] = above | {real}
+            folders.sort()
+            for name in sorted(names):
+                path = Path(root, name)
+                try:
+                    if stat.S_ISREG(path.stat().st_mode):
+                        yield path
+                except OSError as error:
+                    self._note(error)
 
-        The copy appears only when it is complete, and is used again by a later run.
-        """
-        if archive.suffix == ".tar":
-            return archive
-        inputs = repr((str(archive.resolve()), stamp))
-        tar = self.scratch / f"{archive.name}-{hashlib.sha256(inputs.encode()).hexdigest()[:12]}.tar"
-        if not tar.exists():
-            print(f"{archive.name} is compressed: decompressing it to {tar}", flush=True)
-            self.scratch.mkdir(parents=True, exist_ok=True)
-            partial = tar.with_suffix(f".{os.getpid()}")
-            with gzip.open(archive) as compressed, open(partial, "wb") as file:
-                shutil.copyfileobj(compressed, file, 2**20)
-            partial.replace(tar)
-        return tar
+    def _note(self, error):
+        """Keeps what is wrong with a file or folder, for messages that something is missing."""
+        path = error.filename
+        self._problems.append(
+            f"{path} is a link to nothing." if os.path.islink(path) else f"{path} cannot be read: {error.strerror}."
+        )
+
+    def _add(self, path, source):
+        path = path.replace("\\", "/")  # some programs unpack "a/b" as a file of the name "a\\b"
+        # Hidden files and the folder __MACOSX hold no data: macOS writes them beside the files that it packs.
+        *folders, name = path.split("/")
+        if "__MACOSX" not in folders and not name.startswith("."):
+            self.paths.setdefault(path, source)
+
+    def _add_archive(self, path):
+        parent = path.parent.relative_to(self.folder)
+        try:
+            archive = Archive(path, _stamp(path), self.scratch)
+            sources, copies = archive.sources()
+        except Exception as error:  # see `archives.damage`
+            self.damaged.append(archives.damage(path, error))
+            return
+        for member, source in sources.items():
+            if remedy := unreadable(member):
+                self._unread[remedy].append(str(source))
+            self._add((parent / member).as_posix(), source)
+        self._copies |= copies
+        self.damaged += archive.damaged
+        self._problems += [f"{skipped}." for skipped in archive.skipped]
+
+
+def unreadable(name):
+    """What to do with a file that cannot be read, by its ending; None for others."""
+    return next((remedy for remedy, endings in UNREADABLE.items() if name.lower().endswith(endings)), None)
+
+
+def _some(names):
+    more = f" and {len(names) - MOST} others" if len(names) > MOST else ""
+    return ", ".join(names[:MOST]) + more
 
 
 def _stamp(path):
@@ -206,7 +225,8 @@ def compiled(pattern, **fixed):
             expression += re.escape(fixed[part[1:-1]])
         else:
             expression += re.escape(part)
-    return re.compile(f"(?:^|/){expression}$")
+    expression, dot, ending = expression.rpartition(r"\.")
+    return re.compile(f"(?:^|/){expression}{dot}(?i:{ending})$")  # .JPG is .jpg
 
 
 def filled(pattern, **parts):

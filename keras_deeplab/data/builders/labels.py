@@ -30,7 +30,7 @@ def pixels(data, source):
         image.load()
     except UnidentifiedImageError as error:
         raise ValueError(f"{source} is damaged or not a picture.") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:  # Pillow raises errors of many types for damaged bytes
         raise ValueError(f"{source} is damaged: {error}.") from error
     return image
 

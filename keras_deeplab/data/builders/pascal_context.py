@@ -25,21 +25,15 @@ class PascalContext(Builder, skip_registration=True):
 
     def pictures(self, files):
         source = files.one(ANNOTATIONS)
+        data = source.read()
         try:
-            annotations = json.loads(source.read())
-            segments = {image["image_id"]: [] for image in annotations["images"]}
-            for segment in annotations["annos_segmentation"]:
-                mask = segment["segmentation"]
-                category_mask = (segment["category_id"], tuple(mask["size"]), mask["counts"])
-                segments[segment["image_id"]].append(category_mask)
-        except (ValueError, KeyError, TypeError) as error:
+            masks = segmentations(json.loads(data))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{source} does not hold the annotations of Pascal in Detail: {error!r}.") from error
         images, pictures = files.find(self.image), {"train": [], "val": []}
-        for image in annotations["images"]:
-            name = image["file_name"].rpartition(".")[0]
-            if image["phase"] in pictures and name in images:
-                label = ((image["height"], image["width"]), tuple(segments[image["image_id"]]))
-                pictures[image["phase"]].append(Picture(name, "all", images[name], label))
+        for name, phase, label in masks:
+            if phase in pictures and name in images:
+                pictures[phase].append(Picture(name, "all", images[name], label))
         return pictures
 
     @classmethod
@@ -53,12 +47,43 @@ class PascalContext(Builder, skip_registration=True):
                     f"{source} has a mask of {size} pixels (height, width), but the picture is {shape}. Both must have the "
                     "same size."
                 )
-            values[run_length_mask(counts, size)] = category
+            try:
+                values[run_length_mask(counts, size)] = category
+            except ValueError as error:
+                raise ValueError(f"{source} is damaged: {error} Download the file again.") from error
         return labels.train_ids(values, DATASETS[cls.name].label_ids, source)
 
 
 class PascalContext59(PascalContext, skip_registration=True):
     name = "pascal_context_59"
+
+
+def segmentations(annotations):
+    """The masks of the pictures in the annotations of Pascal in Detail.
+
+    Args:
+        annotations: the contents of the JSON file.
+
+    Returns:
+        `[(name, phase, ((height, width), ((category, (height, width), run lengths), ...)))]`, one for each picture.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: if the contents are others.
+    """
+    segments = {image["image_id"]: [] for image in annotations["images"]}
+    for segment in annotations["annos_segmentation"]:
+        mask, category = segment["segmentation"], segment["category_id"]
+        if category not in range(2**16) or not isinstance(mask["counts"], str):
+            raise ValueError(f"a segment of picture {segment['image_id']} has no category or no run lengths")
+        segments[segment["image_id"]].append((int(category), tuple(mask["size"]), mask["counts"]))
+    return [
+        (
+            image["file_name"].rpartition(".")[0],
+            image["phase"],
+            ((image["height"], image["width"]), tuple(segments[image["image_id"]])),
+        )
+        for image in annotations["images"]
+    ]
 
 
 def run_length_mask(counts, size):
