@@ -8,6 +8,7 @@ from support.torch_files import released
 
 import keras_deeplab as kd
 from keras_deeplab.zoo.one_output import threshold_in
+from keras_deeplab.zoo.presets import has_backbone_only
 
 NAME = "deeplabv3plus_r18-d8_512x1024_80k_cityscapes"
 CFG = """
@@ -127,6 +128,23 @@ def test_imagenet_files_in_other_layouts(save, weights):
         model = build(NAME)
         kd.load_backbone(model, save(tensors_))
         assert np.array_equal(model.get_layer("backbone-stem-1").gamma, weights["backbone.stem.1.weight"])
+
+
+def test_files_with_a_backbone_only_are_told_apart(save, weights, tmp_path):
+    own = {name.removeprefix("backbone."): a for name, a in weights.items() if name.startswith("backbone.")}
+    assert has_backbone_only(save(own)) and not has_backbone_only(save(weights))
+    assert has_backbone_only(
+        save({f"backbone.{name}": a for name, a in own.items()} | {"head.fc.bias": np.zeros(3, "f4")})
+    )
+    drawn(NAME).save(tmp_path / "m.keras")
+    assert not has_backbone_only(tmp_path / "m.keras")
+
+
+def test_the_other_set_of_weights_is_loaded_on_request(save, weights):
+    name = "backbone.stem.0.weight"
+    path = save(weights | {"ema_" + name.replace(".", "_"): weights[name] + 1})
+    plain, averaged = (load(path, ema=ema).get_layer("backbone-stem-0").kernel for ema in (False, True))
+    assert np.allclose(averaged - plain, 1)
 
 
 def test_weights_by_order_are_refused_where_the_layers_differ(tmp_path):
