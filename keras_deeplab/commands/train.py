@@ -169,7 +169,7 @@ def new_model(recipe, options, classes, pairs):
     """Checks the data and builds the row's network, with the weights that training starts from."""
     from keras_deeplab.catalog.datasets import DATASETS
     from keras_deeplab.data import folder
-    from keras_deeplab.zoo.presets import load_backbone
+    from keras_deeplab.zoo.presets import has_backbone_only, load_backbone
 
     names = None
     if options.images:
@@ -185,9 +185,10 @@ def new_model(recipe, options, classes, pairs):
         )
     row = recipe.row
     architecture = dict(num_classes=options.num_classes, auxiliary_head=True, dtype=options.precision)
-    if options.init == "imagenet":
+    is_backbone = Path(options.init).is_file() and has_backbone_only(options.init)
+    if options.init == "imagenet" or is_backbone:
         model = command_line.load(row.name, load_weights=False, **architecture)
-        load_backbone(model, row.imagenet)
+        load_backbone(model, options.init if is_backbone else row.imagenet)
     elif Path(options.init).is_file():
         model = command_line.load(row.name, options.init, **architecture)
     else:

@@ -10,6 +10,8 @@ from keras_deeplab.networks.layers import AtrousDepthwiseConv2D
 # A tensor's name is LAYER.PARAMETER. {PyTorch's name of a parameter: Keras's}, for both kinds of layers.
 NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 CONVOLUTION = {"weight": "kernel", "bias": "bias"}
+# What files hold beside the layers: counters, the normalisation of pictures, and weights of losses.
+NO_LAYER = re.compile(r"(.+\.)?num_batches_tracked|data_preprocessor\.(mean|std)|(decode|auxiliary)_head\.loss_\w+\..+")
 MAX_NAMES = 8  # how many names an error message lists
 
 
@@ -22,7 +24,7 @@ def assign(model, tensors, *, fresh=(), source="The file"):
     Args:
         model: a `DeepLabV3` or `DeepLabV3Plus` with norms.
         tensors: {tensor name: array}. Those under `auxiliary_head.` are ignored if the model has no auxiliary head;
-            `num_batches_tracked` is always ignored.
+            `num_batches_tracked`, `data_preprocessor.*` and the buffers of losses are always ignored.
         fresh: names of layers that keep the weights they have; the tensors for them are ignored.
         source: where the tensors come from, for error messages.
 
@@ -41,7 +43,7 @@ def assign(model, tensors, *, fresh=(), source="The file"):
         module, _, parameter = name.rpartition(".")
         layer_name = module.replace(".", "-")
         if (
-            parameter == "num_batches_tracked"
+            NO_LAYER.fullmatch(name)
             or layer_name in fresh
             or (layer_name.startswith("auxiliary_head-") and not has_auxiliary)
         ):
