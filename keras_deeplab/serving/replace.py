@@ -1,4 +1,4 @@
-"""A folder or a file with its metadata, written beside its place and then put there; a kill at any step loses neither old nor new.
+"""What is exported is written beside its place and then put there; a kill at any step loses neither the old nor the new.
 
 Beside the place of NAME lie, only while an export runs or after one was killed:
     .NAME.new   what is being written, or being deleted

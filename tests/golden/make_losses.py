@@ -65,16 +65,12 @@ SEVERAL = {
     "dice softmax": lambda x, y: DiceLoss(use_sigmoid=False)(x, y),
     "dice naive": lambda x, y: DiceLoss(naive_dice=True, eps=1.0)(x, y),
     "focal": lambda x, y: focal(x, y),
-    "focal weighted": lambda x, y: focal(
-        x, y, gamma=1.5, alpha=[0.25, 0.5, 0.75, 0.9], class_weight=[1.0, 2.0, 0.5, 1.0]
-    ),
+    "focal weighted": lambda x, y: focal(x, y, gamma=1.5, alpha=[0.25, 0.5, 0.75, 0.9], class_weight=[1.0, 2.0, 0.5, 1.0]),
     "combined": lambda x, y: CrossEntropyLoss()(x, y, ignore_index=255) + 3 * DiceLoss(use_sigmoid=False)(x, y),
 }
 ONE = {
     "one sigmoid": lambda x, y: CrossEntropyLoss(use_sigmoid=True)(x, y, ignore_index=255),
-    "one sigmoid avg_non_ignore": lambda x, y: CrossEntropyLoss(use_sigmoid=True, avg_non_ignore=True)(
-        x, y, ignore_index=255
-    ),
+    "one sigmoid avg_non_ignore": lambda x, y: CrossEntropyLoss(use_sigmoid=True, avg_non_ignore=True)(x, y, ignore_index=255),
     "one dice": lambda x, y: DiceLoss()(x, opposite(y)),
     "one focal": lambda x, y: focal(x, y, alpha=0.25),
 }
