@@ -3,8 +3,8 @@
     keras-deeplab quickstart --to quickstart
 
 takes about two minutes and downloads nothing. A narrow network is trained from random weights by a released row's recipe, on
-two devices, which are halves of this processor. Its mIoU on scenes that it has not seen must be at least 70; telling classes
-apart by their mean colours gives about 4. The exit status is not 0 if the mIoU is lower, or if the SavedModel gives other
+two devices, which are halves of this processor. Its mIoU on scenes that it has not seen must be at least 75, and is about
+89; telling classes apart by their mean colours gives about 4. The exit status is not 0 if the mIoU is lower, or if the SavedModel gives other
 labels than `segment`. Then something is wrong with the installation.
 """
 
@@ -25,7 +25,7 @@ STEPS, BATCH, CROP, LEARNING_RATE = 500, 16, (64, 64), 0.01
 RECIPE_CHANGES = dict(  # for small pictures of one size, and for few steps from random weights
     resize_base=(WIDTH, HEIGHT), resize_ratio=(1.0, 1.0), optimizer="AdamW", weight_decay=0.05
 )
-REQUIRED_MIOU = 70.0  # percent, on the held-out scenes
+REQUIRED_MIOU = 75.0  # percent, on the held-out scenes; six seeds gave 86.6 to 90.1, median 89.1
 
 
 def main(argv):

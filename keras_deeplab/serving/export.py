@@ -46,6 +46,7 @@ def export_saved_model(
     | `rest` | the same | `label_png_bytes` string (N,): base64 in JSON responses, because its name ends in `_bytes` |
     | `tensor` | `images` uint8 (N, H, W, 3) RGB | `labels` uint8 (N, H, W) |
     | `scores` | `images` uint8 (N, H, W, 3) RGB | `scores` float32 (N, H, W, classes) |
+    | `single`, with `size` only | `images` uint8 (1, H, W, 3) RGB | `labels` uint8 (1, H, W); a graph without loops |
     | `metadata` | none | `json` string (1,): row, classes, palette, protocol, SHA-256 of the weights, ... |
 
     The folder assets.extra has the same metadata as metadata.json, and warm-up requests, which TensorFlow Serving runs before
@@ -58,8 +59,8 @@ def export_saved_model(
         palette: whether `label_png` is in the palette's RGB colours. False (the default): grey class ids.
         precision: `"float32"` or `"bfloat16"`, the number type that the network computes in. None (the default): the
             model's.
-        size: (height, width) in pixels that every picture must have, after it is turned upright. It makes all shapes of the
-            graph known, which some compilers need. None (the default): any size.
+        size: (height, width) in pixels that every picture must have, after it is turned upright. The signature
+            `single`, for compilers and converters, then has known shapes and no loop. None (the default): any size.
         max_pixels: larger pictures are refused by the size in their header, before they are decoded. None (the default):
             height * width of `size`; without `size` 67,108,864, or 4,194,304 if the network gets whole pictures at their
             own size, because it then needs memory in proportion to their size.
@@ -96,8 +97,9 @@ def saved_model_in_place_of(model, path, *, palette=False, precision=None, size=
         metadata = describe(model, served_model, palette=bool(palette), size=size, max_pixels=max_pixels)
         network = Network(served_model, Purpose.ANY_PROCESSOR)
         module = ServedModule(network, model.palette if palette else None, size, max_pixels, metadata)
-        names = ("serving_default", "rest", "tensor", "scores", "metadata")
-        tf.saved_model.save(module, str(new), signatures={name: getattr(module, name) for name in names})
+        tf.saved_model.save(
+            module, str(new), signatures={name: getattr(module, name) for name in metadata["signatures"]}
+        )
         extra = new / "assets.extra"
         extra.mkdir()
         (extra / "metadata.json").write_text(json.dumps(metadata, indent=1) + "\n")
@@ -237,6 +239,14 @@ class ServedModule(tf.Module):
         @tf.function(input_signature=[images])
         def scores(images):
             return {"scores": segment(images, True)}
+
+        if size:
+
+            @tf.function(input_signature=[tf.TensorSpec([1, *size, 3], tf.uint8, name="images")])
+            def single(images):
+                return {"labels": protocol(images[0], False)[0][None]}
+
+            self.single = single
 
         @tf.function(input_signature=[])
         def metadata_json():

@@ -35,11 +35,11 @@ def describe(model, served_model, *, palette, size, max_pixels):
         "published_for_row": {"mIoU": row.mIoU, "mIoU_ms_flip": row.mIoU_ms_flip, "url": row.url} if row else None,
         "licence": row.checkpoint_licence if row else None,
         "versions": {"keras_deeplab": __version__, "keras": keras.__version__, "tensorflow": tf.__version__},
-        "signatures": signatures(model.num_classes, palette, one_output=model.threshold is not None),
+        "signatures": signatures(model.num_classes, palette, size, one_output=model.threshold is not None),
     }
 
 
-def signatures(classes, palette, *, one_output):
+def signatures(classes, palette, size, *, one_output):
     """{signature: what it does, its inputs and outputs}."""
     scores = f"float32 (N, H, W, {classes}): logits at the picture's size"
     if one_output:
@@ -68,6 +68,17 @@ def signatures(classes, palette, *, one_output):
             "inputs": {"images": images},
             "outputs": {"scores": scores},
         },
+        **(
+            {
+                "single": {
+                    "does": "the label map of one picture, by a graph without loops, for compilers and converters",
+                    "inputs": {"images": f"uint8 (1, {size[0]}, {size[1]}, 3): RGB of 0..255"},
+                    "outputs": {"labels": f"uint8 (1, {size[0]}, {size[1]}): class ids"},
+                }
+            }
+            if size
+            else {}
+        ),
         "metadata": {"does": "this description", "inputs": {}, "outputs": {"json": "string (1,)"}},
     }
 
