@@ -3,9 +3,9 @@
     keras-deeplab quickstart --to quickstart
 
 takes about two minutes and downloads nothing. A narrow network is trained from random weights by a released row's recipe, on
-two devices, which are halves of this processor. Its mIoU on scenes that it has not seen must be at least 75, and is about
-89; telling classes apart by their mean colours gives about 4. The exit status is not 0 if the mIoU is lower, or if the SavedModel gives other
-labels than `segment`. Then something is wrong with the installation.
+two devices, which are halves of this processor. Its mIoU on scenes that it has not seen must be at least 75; six seeds gave
+86.6 to 90.1. Telling classes apart by their mean colours gives about 4. The exit status is not 0 if the mIoU is lower, or if
+the SavedModel gives other labels than `segment`. Then something is wrong with the installation.
 """
 
 from pathlib import Path
