@@ -8,6 +8,7 @@ writes converted/model.keras, converted/saved_model and converted/report.json.
 import json
 from pathlib import Path
 
+from keras_deeplab import files
 from keras_deeplab.catalog import rows
 from keras_deeplab.commands import command_line
 
@@ -22,11 +23,7 @@ def main(argv):
     )
     options = arguments.parse_args(argv)
 
-    import keras
-    import numpy as np
-
     from keras_deeplab.serving import verify
-    from keras_deeplab.serving.export import export_saved_model
     from keras_deeplab.zoo import fetch
     from keras_deeplab.zoo.formats.checkpoint import load_checkpoint
 
@@ -48,18 +45,37 @@ def main(argv):
         report["largest logit difference / standard deviation"] = verify.largest_difference(model, options.reference)
 
     to = Path(options.to)
-    to.mkdir(parents=True, exist_ok=True)
-    model.save(to / "model.keras")
-    picture = np.asarray(verify.synthetic_picture(120, 160))[None]
-    if not np.array_equal(keras.saving.load_model(to / "model.keras")(picture), model(picture)):
-        raise ValueError(
-            f"{to / 'model.keras'} must give the logits of the model that it was saved from. Received: other logits."
-        )
-    report["model.keras"] = "logits equal after loading"
-    export_saved_model(model, to / "saved_model")
-    report["saved_model"] = dict(verify.require_same_labels(model, to / "saved_model"))
-    (to / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    with files.locked(to / "lock", f"is converting into {to}"):
+        write_and_compare(model, to, report)
     command_line.print_table([("what", "result"), *flattened(report)])
+
+
+def write_and_compare(model, to, report):
+    """Writes model.keras, saved_model and report.json into the folder `to`, each in its place only when it is right.
+
+    Args:
+        report: a dict, to which the results are added.
+    """
+    import keras
+    import numpy as np
+
+    from keras_deeplab.serving import verify
+    from keras_deeplab.serving.export import saved_model_in_place_of
+
+    for name in ("model.keras", "report.json"):
+        files.remove_temporary_files(to / name)
+    with files.written_whole(to / "model.keras") as new:
+        model.save(new)
+        picture = np.asarray(verify.synthetic_picture(120, 160))[None]
+        if not np.array_equal(keras.saving.load_model(new)(picture), model(picture)):
+            raise ValueError(
+                f"{to / 'model.keras'} must give the logits of the model that it was saved from. Received: other logits."
+            )
+    report["model.keras"] = "logits equal after loading"
+    with saved_model_in_place_of(model, to / "saved_model") as (new, _):
+        report["saved_model"] = dict(verify.require_same_labels(model, new))
+    with files.written_whole(to / "report.json") as new:
+        new.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def flattened(report, prefix=""):

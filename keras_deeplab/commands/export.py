@@ -6,6 +6,7 @@ writes models/deeplab/1, or the next version, and the configuration files that T
 it writes a SavedModel into the folder --to itself. docs/serving.md shows how to send requests.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from keras_deeplab.commands import command_line
@@ -92,20 +93,21 @@ def write_saved_model(model, options, bar):
         Its path, and rows of (check, result).
     """
     from keras_deeplab.serving import repository, verify
-    from keras_deeplab.serving.export import at_precision, export_saved_model
+    from keras_deeplab.serving.export import at_precision, saved_model_in_place_of
 
-    path = repository.next_version(options.to, options.name) if options.name else Path(options.to)
     pictures = verify.calibration_pictures(options.calibration, options.size) if options.calibration else None
     variant = {key: getattr(options, key) for key in ("palette", "precision", "size", "max_pixels")}
-    export_saved_model(model, path, **variant)
-    bar.update(2)
-    served, reference = at_precision(model, options.precision), at_precision(model, "float32")
-    if options.palette or (served is reference and not options.size):
-        reference = None
-    limits = dict(size=options.size, max_pixels=options.max_pixels)
-    rows = verify.require_same_labels(served, path, **limits, pictures=pictures, reference=reference)
-    if options.name:
-        rows += [("configuration", file) for file in repository.write_configs(options.to)]
+    place = repository.new_version(options.to, options.name) if options.name else nullcontext(Path(options.to))
+    with place as path:
+        with saved_model_in_place_of(model, path, **variant) as (new, _):
+            bar.update(2)
+            served, reference = at_precision(model, options.precision), at_precision(model, "float32")
+            if options.palette or (served is reference and not options.size):
+                reference = None
+            limits = dict(size=options.size, max_pixels=options.max_pixels)
+            rows = verify.require_same_labels(served, new, **limits, pictures=pictures, reference=reference)
+        if options.name:
+            rows += [("configuration", file) for file in repository.write_configs(options.to)]
     return path, rows
 
 

@@ -3,9 +3,9 @@
     keras-deeplab quickstart --to quickstart
 
 takes about two minutes and downloads nothing. A narrow network is trained from random weights by a released row's recipe, on
-two devices, which are halves of this processor. Its mIoU on scenes that it has not seen must be at least 70; telling classes
-apart by their mean colours gives about 4. The exit status is not 0 if the mIoU is lower, or if the SavedModel gives other
-labels than `segment`. Then something is wrong with the installation.
+two devices, which are halves of this processor. Its mIoU on scenes that it has not seen must be at least 75; six seeds gave
+86.6 to 90.1. Telling classes apart by their mean colours gives about 4. The exit status is not 0 if the mIoU is lower, or if
+the SavedModel gives other labels than `segment`. Then something is wrong with the installation.
 """
 
 from pathlib import Path
@@ -19,11 +19,13 @@ from keras_deeplab.recipes.scenes import CLASSES, HEIGHT, WIDTH, page, read_scen
 ROW = "deeplabv3plus_r18_cityscapes"
 NARROW = dict(base_channels=16, stem_channels=16, aspp_channels=32, low_level_channels=12, auxiliary_channels=16)
 SCENES = {"train": 200, "held_out": 40}
-STEPS, BATCH, CROP, LEARNING_RATE = 300, 16, (96, 96), 0.012
-RECIPE_CHANGES = dict(  # for small pictures, and for few steps from random weights
-    resize_base=(WIDTH, HEIGHT), resize_ratio=(1.0, 1.5), optimizer="AdamW", weight_decay=0.05
+# Many steps of small crops: 300 steps of 96x96 took as long, but ended before the network had learned even the scenes that it
+# was trained on. How far it got was chance, 77 to 87 mIoU.
+STEPS, BATCH, CROP, LEARNING_RATE = 500, 16, (64, 64), 0.01
+RECIPE_CHANGES = dict(  # for small pictures of one size, and for few steps from random weights
+    resize_base=(WIDTH, HEIGHT), resize_ratio=(1.0, 1.0), optimizer="AdamW", weight_decay=0.05
 )
-REQUIRED_MIOU = 70.0  # percent, on the held-out scenes
+REQUIRED_MIOU = 75.0  # percent, on the held-out scenes; six seeds gave 86.6 to 90.1, median 89.1
 
 
 def main(argv):

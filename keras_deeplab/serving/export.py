@@ -1,8 +1,8 @@
 """A model in, a SavedModel out that turns the bytes of pictures into label maps, by the model's test protocol."""
 
+import contextlib
 import json
 import os
-import shutil
 from operator import index
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from keras_deeplab.pictures.decode import MAX_SIDE, decode_image
 from keras_deeplab.pictures.draw import padded_palette
 from keras_deeplab.serving.fixed_size import fixed_protocol
 from keras_deeplab.serving.metadata import describe
+from keras_deeplab.serving.replace import folder_in_place_of
 from keras_deeplab.serving.warmup import warmup_requests, write_warmup
 
 MAX_PIXELS = 64 * 2**20  # of a picture in a request
@@ -45,6 +46,7 @@ def export_saved_model(
     | `rest` | the same | `label_png_bytes` string (N,): base64 in JSON responses, because its name ends in `_bytes` |
     | `tensor` | `images` uint8 (N, H, W, 3) RGB | `labels` uint8 (N, H, W) |
     | `scores` | `images` uint8 (N, H, W, 3) RGB | `scores` float32 (N, H, W, classes) |
+    | `single`, with `size` only | `images` uint8 (1, H, W, 3) RGB | `labels` uint8 (1, H, W); a graph without loops |
     | `metadata` | none | `json` string (1,): row, classes, palette, protocol, SHA-256 of the weights, ... |
 
     The folder assets.extra has the same metadata as metadata.json, and warm-up requests, which TensorFlow Serving runs before
@@ -53,12 +55,12 @@ def export_saved_model(
 
     Args:
         model: a `DeepLabV3` or `DeepLabV3Plus`, on the TensorFlow backend.
-        path: folder to write. If it holds a SavedModel, that one is replaced.
+        path: folder to write. If it holds a SavedModel, that one is replaced when the new one is complete.
         palette: whether `label_png` is in the palette's RGB colours. False (the default): grey class ids.
         precision: `"float32"` or `"bfloat16"`, the number type that the network computes in. None (the default): the
             model's.
-        size: (height, width) in pixels that every picture must have, after it is turned upright. It makes all shapes of the
-            graph known, which some compilers need. None (the default): any size.
+        size: (height, width) in pixels that every picture must have, after it is turned upright. The signature
+            `single`, for compilers and converters, then has known shapes and no loop. None (the default): any size.
         max_pixels: larger pictures are refused by the size in their header, before they are decoded. None (the default):
             height * width of `size`; without `size` 67,108,864, or 4,194,304 if the network gets whole pictures at their
             own size, because it then needs memory in proportion to their size.
@@ -68,34 +70,50 @@ def export_saved_model(
 
     Raises:
         ValueError: if the folder holds something else, an option has a wrong value, or the backend is not TensorFlow.
+        InUseError: if another process exports to the same folder.
+    """
+    with saved_model_in_place_of(
+        model, path, palette=palette, precision=precision, size=size, max_pixels=max_pixels
+    ) as (_, metadata):
+        return metadata
+
+
+@contextlib.contextmanager
+def saved_model_in_place_of(model, path, *, palette=False, precision=None, size=None, max_pixels=None):
+    """Writes a SavedModel beside `path`; at the end of the block it takes the place of `path`. Arguments as above.
+
+    If the block raises, for example because it found a fault in the new SavedModel, `path` stays as it was.
+
+    Returns:
+        A context that gives (folder of the new SavedModel, metadata).
     """
     require_tensorflow()
     path = Path(path).resolve()
+    size = checked_size(size)
+    max_pixels = checked_max_pixels(max_pixels, size, model.protocol)
+    served_model = at_precision(model, precision)
+    with folder_in_place_of(path) as new:
+        require_replaceable(path)
+        metadata = describe(model, served_model, palette=bool(palette), size=size, max_pixels=max_pixels)
+        network = Network(served_model, Purpose.ANY_PROCESSOR)
+        module = ServedModule(network, model.palette if palette else None, size, max_pixels, metadata)
+        tf.saved_model.save(
+            module, str(new), signatures={name: getattr(module, name) for name in metadata["signatures"]}
+        )
+        extra = new / "assets.extra"
+        extra.mkdir()
+        (extra / "metadata.json").write_text(json.dumps(metadata, indent=1) + "\n")
+        write_warmup(extra / "tf_serving_warmup_requests", warmup_requests(model.protocol, size, max_pixels))
+        yield new, metadata
+
+
+def require_replaceable(path):
+    """Raises `ValueError` if `path` is neither new, nor an empty folder, nor a SavedModel."""
     if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / "saved_model.pb").exists())):
         raise ValueError(
             "A SavedModel must be written to a new or empty folder, or in place of another SavedModel. "
             f"Received: {str(path)!r}, which exists and holds no SavedModel. Choose another folder."
         )
-    size = checked_size(size)
-    max_pixels = checked_max_pixels(max_pixels, size, model.protocol)
-    served_model = at_precision(model, precision)
-    metadata = describe(model, served_model, palette=bool(palette), size=size, max_pixels=max_pixels)
-    module = ServedModule(
-        Network(served_model, Purpose.ANY_PROCESSOR), model.palette if palette else None, size, max_pixels, metadata
-    )
-    partial = path.with_name(path.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    names = ("serving_default", "rest", "tensor", "scores", "metadata")
-    tf.saved_model.save(module, str(partial), signatures={name: getattr(module, name) for name in names})
-    extra = partial / "assets.extra"
-    extra.mkdir()
-    (extra / "metadata.json").write_text(json.dumps(metadata, indent=1) + "\n")
-    requests = warmup_requests(model.protocol, size, max_pixels)
-    write_warmup(extra / "tf_serving_warmup_requests", requests)
-    shutil.rmtree(path, ignore_errors=True)
-    os.replace(partial, path)
-    return metadata
 
 
 def require_tensorflow():
@@ -222,6 +240,14 @@ class ServedModule(tf.Module):
         def scores(images):
             return {"scores": segment(images, True)}
 
+        if size:
+
+            @tf.function(input_signature=[tf.TensorSpec([1, *size, 3], tf.uint8, name="images")])
+            def single(images):
+                return {"labels": protocol(images[0], False)[0][None]}
+
+            self.single = single
+
         @tf.function(input_signature=[])
         def metadata_json():
             return {"json": tf.constant([json.dumps(metadata)])}
@@ -241,7 +267,7 @@ def any_size_protocol(network):
     def run(picture, return_scores):
         size = tf.shape(picture)[:2]
         box = network.protocol.resize or (tf.reduce_max(size), tf.reduce_min(size))
-        return merge([network.view(picture, *box, False)], return_scores)
+        return merge([network.view(picture, *box, False)], return_scores, network.threshold)
 
     return run
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import json
 import os
 import threading
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from keras_deeplab.networks.fold import fold_norms
 from keras_deeplab.serving.export import at_precision, checked_size, require_tensorflow
 from keras_deeplab.serving.fixed_size import fixed_protocol
 from keras_deeplab.serving.metadata import describe
+from keras_deeplab.serving.replace import exporting_file, write_with_metadata
 
 OPSET = 18  # of ONNX
 
@@ -46,10 +46,19 @@ def export_litert(
         The metadata, a dict.
 
     Raises:
-        ValueError: if `size` is missing and there is no box, if a calibration picture has another size, or if the backend is
-            not TensorFlow.
+        ValueError: if `size` is missing and there is no box, if a calibration picture has another size, if the path ends in
+            .json, or if the backend is not TensorFlow.
+        InUseError: if another process exports to the same path.
     """
-    function, size, metadata = fixed_size_function(model, size, "int8" if calibration is not None else "float16")
+    with exporting_file(path := Path(path)):
+        precision = "int8" if calibration is not None else "float16"
+        function, size, metadata = fixed_size_function(model, size, precision)
+        write_with_metadata(path, litert_bytes(function, size, calibration), metadata)
+    return metadata
+
+
+def litert_bytes(function, size, calibration):
+    """The content of a LiteRT file that computes `function`, of `fixed_size_function`. `calibration` as above."""
     module = tf.Module()
     module.labels = function
     module.weights = function.get_concrete_function().variables
@@ -65,8 +74,7 @@ def export_litert(
         converter.representative_dataset = lambda: ([picture[None]] for picture in calibration)
         op_sets = tf.lite.OpsSet  # the second for the resize to the box and the normalisation, which are not in int8
         converter.target_spec.supported_ops = [op_sets.TFLITE_BUILTINS_INT8, op_sets.TFLITE_BUILTINS]
-    write_with_metadata(Path(path), converter.convert(), metadata)
-    return metadata
+    return converter.convert()
 
 
 def export_onnx(model: keras.Model, path: str | os.PathLike, *, size: tuple[int, int] | None = None) -> dict:
@@ -84,16 +92,18 @@ def export_onnx(model: keras.Model, path: str | os.PathLike, *, size: tuple[int,
 
     Raises:
         ImportError: without tf2onnx.
-        ValueError: if `size` is missing and there is no box, or if the backend is not TensorFlow.
+        ValueError: if `size` is missing and there is no box, if the path ends in .json, or if the backend is not TensorFlow.
+        InUseError: if another process exports to the same path.
     """
     try:
         import tf2onnx
     except ImportError as error:
         raise ImportError('ONNX needs tf2onnx and onnxruntime: pip install "keras_deeplab[onnx]".') from error
-    function, _, metadata = fixed_size_function(model, size, "float32")
-    with collecting_garbage():
-        converted, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)
-    write_with_metadata(Path(path), converted.SerializeToString(), metadata)
+    with exporting_file(path := Path(path)):
+        function, _, metadata = fixed_size_function(model, size, "float32")
+        with collecting_garbage():
+            converted, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)
+        write_with_metadata(path, converted.SerializeToString(), metadata)
     return metadata
 
 
@@ -150,12 +160,3 @@ def default_size(protocol):
             "in pixels, or --size H W."
         )
     return protocol.resize[::-1]
-
-
-def write_with_metadata(path, data, metadata):
-    """Writes the bytes `data` to the file `path`, and the metadata to the .json file beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(data)
-    os.replace(partial, path)
-    path.with_suffix(".json").write_text(json.dumps(metadata, indent=1) + "\n")

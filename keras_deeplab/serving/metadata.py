@@ -26,6 +26,7 @@ def describe(model, served_model, *, palette, size, max_pixels):
         "classes": list(model.classes),
         "palette": [[int(value) for value in colour] for colour in model.palette],
         "protocol": model.protocol.to_dict(),
+        "threshold": model.threshold,  # the probability above which a single output means class 1
         "precision": precision,
         "size": list(size) if size else None,
         "max_pixels": max_pixels,
@@ -34,12 +35,15 @@ def describe(model, served_model, *, palette, size, max_pixels):
         "published_for_row": {"mIoU": row.mIoU, "mIoU_ms_flip": row.mIoU_ms_flip, "url": row.url} if row else None,
         "licence": row.checkpoint_licence if row else None,
         "versions": {"keras_deeplab": __version__, "keras": keras.__version__, "tensorflow": tf.__version__},
-        "signatures": signatures(model.num_classes, palette),
+        "signatures": signatures(model.num_classes, palette, size, one_output=model.threshold is not None),
     }
 
 
-def signatures(classes, palette):
+def signatures(classes, palette, size, *, one_output):
     """{signature: what it does, its inputs and outputs}."""
+    scores = f"float32 (N, H, W, {classes}): logits at the picture's size"
+    if one_output:
+        scores = "float32 (N, H, W, 1): the probability of class 1, at the picture's size"
     files = "string (N,): the bytes of JPEG or PNG files of any sizes; Exif orientation is honoured"
     images = "uint8 (N, H, W, 3): RGB of 0..255"
     png = f"string (N,): a PNG of each picture's size, {'RGB, the palette' if palette else 'grey, class ids'}"
@@ -62,8 +66,19 @@ def signatures(classes, palette):
         "scores": {
             "does": "a score of each class at each pixel",
             "inputs": {"images": images},
-            "outputs": {"scores": f"float32 (N, H, W, {classes}): logits at the picture's size"},
+            "outputs": {"scores": scores},
         },
+        **(
+            {
+                "single": {
+                    "does": "the label map of one picture, by a graph without loops, for compilers and converters",
+                    "inputs": {"images": f"uint8 (1, {size[0]}, {size[1]}, 3): RGB of 0..255"},
+                    "outputs": {"labels": f"uint8 (1, {size[0]}, {size[1]}): class ids"},
+                }
+            }
+            if size
+            else {}
+        ),
         "metadata": {"does": "this description", "inputs": {}, "outputs": {"json": "string (1,)"}},
     }
 

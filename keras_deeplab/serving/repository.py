@@ -5,8 +5,12 @@ models/
   deeplab/1/saved_model.pb, ...
 """
 
+import contextlib
 import re
 from pathlib import Path
+
+from keras_deeplab.files import written_whole
+from keras_deeplab.serving.replace import exporting
 
 # Each export rewrites models.config if it begins with this line. Folders of earlier exports have it: it must not change.
 GENERATED_LINE = "# Written by keras_deeplab for every model in this folder. Without this line it is left as it is.\n"
@@ -52,6 +56,19 @@ services:
 """
 
 
+@contextlib.contextmanager
+def new_version(folder, name):
+    """Gives the path of `next_version`, and lets no other process export a version of this model inside the block.
+
+    Raises:
+        ValueError: as `next_version`.
+        InUseError: if another process exports a version of this model.
+    """
+    next_version(folder, name)  # refuses a wrong name before anything is written
+    with exporting(Path(folder, name).resolve()):
+        yield next_version(folder, name)
+
+
 def next_version(folder, name):
     """The path of a new version of a model: FOLDER/NAME/N, where N is one more than the highest existing version, or 1.
 
@@ -67,7 +84,7 @@ def next_version(folder, name):
 
 
 def versions(folder):
-    """The version numbers in a model's folder, sorted. A version that is still being written has a name like "3.part"."""
+    """The version numbers in a model's folder, sorted. One that is still being written is called ".3.new"."""
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal()) if folder.is_dir() else []
 
 
@@ -80,20 +97,28 @@ def write_configs(folder):
     Returns:
         The paths of the files that were written.
     """
-    folder = Path(folder)
-    names = sorted(path.name for path in folder.iterdir() if versions(path))
-    entries = "".join(MODEL_ENTRY.format(name=name) for name in names)
-    models = GENERATED_LINE + "model_config_list {\n" + entries + "}\n"
-    texts = {
-        "models.config": models,
-        "batching.config": BATCHING,
-        "monitoring.config": MONITORING,
-        "docker-compose.yml": COMPOSE,
-    }
-    written = []
-    for name, text in texts.items():
+    folder, written = Path(folder), []
+    texts = {"batching.config": BATCHING, "monitoring.config": MONITORING, "docker-compose.yml": COMPOSE}
+    for name, text in {"models.config": models_config(folder), **texts}.items():
         path = folder / name
         if not path.exists() or path.read_text().startswith(GENERATED_LINE):
-            path.write_text(text)
+            write(path, text)
             written.append(path)
+    models = folder / "models.config"
+    # Again if another export has added its model meanwhile: whichever process writes last then lists both.
+    while models in written and (text := models_config(folder)) != models.read_text():
+        write(models, text)
     return written
+
+
+def models_config(folder):
+    """The text of models.config: every model in the folder."""
+    names = sorted(path.name for path in folder.iterdir() if versions(path))
+    entries = "".join(MODEL_ENTRY.format(name=name) for name in names)
+    return GENERATED_LINE + "model_config_list {\n" + entries + "}\n"
+
+
+def write(path, text):
+    """Writes a file whole: a server may read it at any time."""
+    with written_whole(path) as new:
+        new.write_text(text)

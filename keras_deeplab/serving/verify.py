@@ -95,7 +95,7 @@ def require_same_labels(model, folder, *, size=None, max_pixels=None, pictures=N
         if not same.all() and (size is None or same.mean() < 1 - MAX_TIES):
             raise ValueError(
                 f"The SavedModel's labels must equal those of `segment`. Received: {same.size - same.sum()} values of the "
-                f"picture {name} that differ, from {folder}. Do not serve this SavedModel."
+                f"picture {name} that differ. Do not serve this SavedModel."
             )
         rows.append((f"labels of {name}.jpg, without Keras", "equal" if same.all() else f"{same.mean():.3%} equal"))
     return rows + (agreement(reference, files, served) if reference else [])

@@ -40,6 +40,7 @@ def warmup_requests(protocol, size, max_pixels):
         ("rest", {"image_bytes": files}),
         ("tensor", {"images": small[None]}),
         ("scores", {"images": small[None]}),
+        *([("single", {"images": small[None]})] if size else []),
     ]
 
 

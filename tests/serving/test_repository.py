@@ -9,7 +9,7 @@ from keras_deeplab.serving.repository import GENERATED_LINE, next_version, write
 
 def test_a_new_version_has_the_next_number(tmp_path):
     assert next_version(tmp_path, "deeplab") == tmp_path / "deeplab" / "1"
-    for name in ("1", "9", "10", "11.part", "notes"):
+    for name in ("1", "9", "10", ".11.new", "notes"):
         (tmp_path / "deeplab" / name).mkdir(parents=True)
     assert next_version(tmp_path, "deeplab") == tmp_path / "deeplab" / "11"
     for name in ("", "a/b", "..", "a b"):
