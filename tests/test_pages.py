@@ -63,7 +63,10 @@ def write_pairs(folder, count, classes, size=(60, 80)):
 
 def test_every_page_with_python_is_run_here():
     pages = {str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
-    tested = {"README.md", *(f"docs/{name}.md" for name in ("training", "data", "evaluation", "datasets", "serving"))}
+    tested = {
+        "README.md",
+        *(f"docs/{name}.md" for name in ("training", "data", "evaluation", "datasets", "serving", "scale")),
+    }
     assert {page for page in pages if blocks_of(page)} == tested
 
 
@@ -101,6 +104,17 @@ def test_the_evaluation_page(here):
     scores = {name: round(100 * float(value), 2) for name, value in names["metric"].means().items()}
     assert scores == {"mIoU": 41.67, "mAcc": 58.33, "mDice": 58.33, "mFscore": 58.33, "aAcc": 60.0}
     assert all(f"{name} = {scores[name]:.2f} %" in page for name in ("mIoU", "mAcc", "mDice"))
+
+
+def test_the_scale_page(here):
+    release(here, "r18_loveda")
+    (here / "photos").mkdir()
+    for i in range(2):
+        Image.fromarray(picture(60, 80, seed=i)).save(here / "photos" / f"{i}.png")
+    shutil.copy(here / "photos" / "0.png", here / "street.jpg")
+    names = run("docs/scale.md")
+    assert (names["made"], names["skipped"], names["failed"]) == (2, 0, [])
+    assert Path("labels", "1.png").exists() and (names["path"], names["labels"].shape) == ("street.jpg", (60, 80))
 
 
 def test_the_datasets_page(here, monkeypatch):

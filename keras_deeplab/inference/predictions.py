@@ -53,25 +53,44 @@ def predictions(model, load, items, devices=None, **options):
     Raises:
         ValueError: for `devices` that cannot be used, and as `segment` does. Errors of `load` come through.
     """
+
+    def predict(network, item):
+        name, picture, extra = item
+        return name, extra, segment(network, picture, **options)
+
+    with contextlib.closing(prefetch_map(load, items, threads=1)) as loaded:
+        yield from on_devices(model, predict, loaded, devices)
+
+
+def on_devices(model, function, items, devices=None):
+    """`function(network, item)` of each item, in order, on one or more devices. `network` is a model without batch norms.
+
+    Args:
+        model: a `DeepLabV3` or `DeepLabV3Plus`.
+        function: what to compute.
+        items: an iterable.
+        devices: as for `evaluate`.
+
+    Raises:
+        ValueError: for `devices` that cannot be used. Errors of `function` come through.
+    """
     copies, idle = _copies(model, devices), queue.SimpleQueue()
     for copy in copies:
         idle.put(copy)
 
-    def predict(item):
-        name, picture, extra = item
+    def compute(item):
         device, network = copy = idle.get()
         try:
             with tf.device(device) if device else contextlib.nullcontext():
-                return name, extra, segment(network, picture, **options)
+                return function(network, item)
         finally:
             idle.put(copy)
 
-    with contextlib.closing(prefetch_map(load, items, threads=1)) as loaded:
-        if len(copies) == 1:
-            yield from map(predict, loaded)
-        else:
-            with contextlib.closing(prefetch_map(predict, loaded, threads=len(copies))) as predicted:
-                yield from predicted
+    if len(copies) == 1:
+        yield from map(compute, items)
+    else:
+        with contextlib.closing(prefetch_map(compute, items, threads=len(copies))) as computed:
+            yield from computed
 
 
 def prefetch_map(function, items, threads):

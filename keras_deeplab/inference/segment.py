@@ -41,7 +41,8 @@ def segment(
 
     Args:
         model: a `DeepLabV3` or `DeepLabV3Plus`.
-        image: a path, the bytes of a file, a PIL image, an array (H, W, 3) or (H, W) of 0..255, or a list of them.
+        image: a path, an address (https://, or what fsspec reads), the bytes of a file, an open file, a PIL image, an array
+            (H, W, 3) or (H, W) of 0..255, or a list of them.
         multi_scale_flip: whether to average the probabilities of six sizes, each plain and mirrored. True or `"box"`: sizes
             of the protocol's box, as the published figures were measured. `"picture"`: sizes of the picture, as
             mmsegmentation 1.2.2 does. False (the default): one size.
@@ -67,13 +68,7 @@ def segment(
 
 def segment_with_network(network, protocol, image, multi_scale_flip=False, resize=None, return_scores=False):
     """`segment` of one picture with a given `Network`."""
-    if multi_scale_flip not in (False, True, "box", "picture"):
-        raise ValueError(f"multi_scale_flip is False, True, 'box' or 'picture'. Received: {multi_scale_flip!r}.")
-    if multi_scale_flip == "picture" and resize is not None:
-        raise ValueError(
-            "multi_scale_flip='picture' takes its sizes from the picture, not from a box. "
-            f"Received: resize={resize!r}. Leave one of the two out."
-        )
+    require_options(multi_scale_flip, resize)
     picture = tf.constant(read_image(image))
     size = picture.shape[:2]
     box = box_of(protocol, size) if resize is None else Protocol("whole", resize=resize).resize
@@ -91,6 +86,19 @@ def segment_with_network(network, protocol, image, multi_scale_flip=False, resiz
         ]
     labels, scores = network.merge(views, return_scores)
     return (labels.numpy(), scores.numpy()) if return_scores else labels.numpy()
+
+
+def require_options(multi_scale_flip, resize):
+    """Raises `ValueError` for options of `segment` that it does not know or that contradict each other."""
+    if multi_scale_flip not in (False, True, "box", "picture"):
+        raise ValueError(f"multi_scale_flip is False, True, 'box' or 'picture'. Received: {multi_scale_flip!r}.")
+    if multi_scale_flip == "picture" and resize is not None:
+        raise ValueError(
+            "multi_scale_flip='picture' takes its sizes from the picture, not from a box. "
+            f"Received: resize={resize!r}. Leave one of the two out."
+        )
+    if resize is not None:
+        Protocol("whole", resize=resize)
 
 
 def box_of(protocol, size):

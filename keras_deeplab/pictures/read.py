@@ -1,16 +1,20 @@
-"""A path, the bytes of a file, a PIL image or an array in, an upright RGB picture (H, W, 3) uint8 out."""
+"""A path, an address, the bytes of a file, a PIL image or an array in, an upright RGB picture (H, W, 3) uint8 out."""
 
 import io
 import os
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from keras_deeplab.pictures.addresses import bytes_of_file, is_address, read_address
 from keras_deeplab.pictures.decode import decode_image
 
-Picture = str | os.PathLike | bytes | Image.Image | np.ndarray  # what the functions of this package take as a picture
+Picture = (
+    str | os.PathLike | bytes | IO[bytes] | Image.Image | np.ndarray
+)  # what the functions of this package take as a picture
 
 _decode = tf.function(decode_image, input_signature=[tf.TensorSpec([], tf.string)])
 
@@ -21,8 +25,9 @@ def read_image(source: Picture) -> np.ndarray:
     Grey, palette, 16-bit and transparent pictures become the RGB values that OpenCV reads from them.
 
     Args:
-        source: path of a picture file, the bytes of one, a PIL image, or an array (H, W, 3) or (H, W): uint8, or numbers
-            of another type that are whole and within 0..255.
+        source: path of a picture file, its address (http, https, or what fsspec reads, such as s3://), its bytes, a file that
+            is open for reading bytes, a PIL image, or an array (H, W, 3) or (H, W): uint8, or numbers of another type that
+            are whole and within 0..255.
 
     Returns:
         uint8 array (H, W, 3).
@@ -30,14 +35,19 @@ def read_image(source: Picture) -> np.ndarray:
     Raises:
         ValueError: for CMYK, a file that cannot be read, or an array of another shape or range.
         FileNotFoundError: if there is no such file.
+        OSError, ImportError: if an address cannot be read, or needs a package that is not installed.
     """
+    if is_address(source):
+        return _read_bytes(read_address(source), source)
+    if hasattr(source, "read"):
+        return _read_bytes(bytes_of_file(source), "The picture")
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         if not path.is_file():
             raise FileNotFoundError(f"There is no picture {str(path)!r}.")
         return _read_bytes(path.read_bytes(), path.name)
-    if isinstance(source, bytes):
-        return _read_bytes(source, "The picture")
+    if isinstance(source, (bytes, bytearray)):
+        return _read_bytes(bytes(source), "The picture")
     if isinstance(source, Image.Image):
         return _from_pil(source, "The picture")
     return _from_array(source)

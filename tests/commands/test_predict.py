@@ -1,0 +1,109 @@
+"""The command predict: what it writes for files, folders and lists, what it prints, and its exit status."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.drawn import picture
+from support.narrow import drawn
+
+import keras_deeplab as kd
+from keras_deeplab.commands import command_line, predict
+
+NAME = "deeplabv3plus_r18-d8_512x512_80k_loveda"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return drawn(NAME, protocol=kd.Protocol("whole"))
+
+
+@pytest.fixture(autouse=True)
+def loaded(model, monkeypatch):
+    """The row is loaded as the narrow model, for pictures of their own size."""
+    monkeypatch.setattr(command_line, "load", lambda row, weights: model)
+
+
+def write(path, seed, size=(30, 40)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture(*size, seed)).save(path)
+
+
+def files_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def run(*arguments):
+    predict.main([NAME, *map(str, arguments)])
+
+
+def test_a_folder_keeps_its_tree_goes_past_damage_and_ends_with_status_1(model, tmp_path, capsys):
+    images, to = tmp_path / "images", tmp_path / "labels"
+    for seed, name in enumerate(("a/x.jpg", "a/y.png", "b/x.png")):
+        write(images / name, seed)
+    (images / "b" / "bad.jpg").write_bytes(b"<html>")
+    with pytest.raises(SystemExit) as ended:
+        command_line.run(predict.main, [NAME, str(images), "--to", str(to), "--only-labels"])
+    assert ended.value.code.startswith("error: 1 of 4 pictures could not be read") and "failed.txt" in ended.value.code
+    assert files_in(to) == ["a/x.png", "a/y.png", "b/x.png", "failed.txt", "predictions.jsonl"]
+    for name in ("a/x.jpg", "a/y.png", "b/x.png"):
+        with Image.open((to / name).with_suffix(".png")) as image:
+            assert image.mode == "L" and np.array_equal(np.asarray(image), kd.segment(model, images / name))
+    place, cause = (to / "failed.txt").read_text().strip().split("\t")
+    assert place == str(images / "b" / "bad.jpg") and cause
+    printed = capsys.readouterr()
+    assert f"{place}: {cause}" in printed.out and "x.jpg    40x30" in printed.out
+    assert "4/4 pictures" in printed.err and "1 failed" in printed.err
+    write(images / "b" / "bad.jpg", 4)
+    run(images, "--to", to, "--only-labels")
+    assert "3 of 4 pictures were done before" in capsys.readouterr().out and not (to / "failed.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "chosen, files, mode",
+    [
+        ([], ["x.png", "x_overlay.png"], "P"),
+        (["--only-labels"], ["x.png"], "L"),
+        (["--palette"], ["x.png"], "P"),
+        (["--palette", "--overlay"], ["x.png", "x_overlay.png"], "P"),
+        (["--only-labels", "--overlay", "--scores"], ["x.npz", "x.png", "x_overlay.png"], "L"),
+        (["--scores"], ["x.npz", "x.png", "x_overlay.png"], "P"),
+    ],
+)
+def test_what_is_written_is_chosen(chosen, files, mode, tmp_path):
+    write(tmp_path / "x.jpg", 0)
+    run(tmp_path / "x.jpg", "--to", tmp_path / "out", *chosen)
+    assert files_in(tmp_path / "out") == ["predictions.jsonl", *files]
+    with Image.open(tmp_path / "out" / "x.png") as image:
+        assert image.mode == mode
+
+
+def test_lists_and_globs_are_read(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("in/a/x.jpg", "in/b/y.jpg", "z.png")):
+        write(tmp_path / name, seed)
+    (tmp_path / "list.txt").write_text("in/a/x.jpg\nin/b/y.jpg\n")
+    run("@list.txt", "z.png", "--to", "out", "--palette")
+    run("in/**/*.jpg", "--to", "globbed", "--palette")
+    assert files_in(tmp_path / "out") == ["a/x.png", "b/y.png", "predictions.jsonl", "z.png"]
+    assert files_in(tmp_path / "globbed") == ["a/x.png", "b/y.png", "predictions.jsonl"]
+    assert np.array_equal(np.asarray(Image.open("globbed/a/x.png")), kd.segment(model, "in/a/x.jpg"))
+
+
+def test_stop_at_first_stops(tmp_path):
+    write(tmp_path / "in" / "a.png", 0)
+    (tmp_path / "in" / "b.png").write_bytes(b"")
+    write(tmp_path / "in" / "c.png", 1)
+    with pytest.raises(ValueError, match="in/b.png: "):
+        run(tmp_path / "in", "--to", tmp_path / "out", "--stop-at-first")
+
+
+def test_other_results_are_refused_unless_overwritten(model, tmp_path):
+    write(tmp_path / "a.png", 0)
+    run(tmp_path / "a.png", "--to", tmp_path / "out")
+    with pytest.raises(ValueError, match="another options.*--overwrite"):
+        run(tmp_path / "a.png", "--to", tmp_path / "out", "--multi-scale-flip")
+    run(tmp_path / "a.png", "--to", tmp_path / "out", "--multi-scale-flip", "--overwrite")
+    labels = np.asarray(Image.open(tmp_path / "out" / "a.png"))
+    assert np.array_equal(labels, kd.segment(model, tmp_path / "a.png", multi_scale_flip=True))
+    with pytest.raises(ValueError, match="would both be written to a.png"):
+        run(tmp_path / "a.png", tmp_path / "a.png", "--to", tmp_path / "out")

@@ -1,0 +1,42 @@
+"""A process that segments a folder, and notes each picture that the network gets: it is killed by a test.
+
+    folder_elsewhere.py IMAGES TO LOG
+
+Each line of LOG has the resident bytes of the process.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
+
+from support.narrow import drawn  # noqa: E402
+
+import keras_deeplab as kd  # noqa: E402
+from keras_deeplab.inference import folders  # noqa: E402
+
+ROW = "deeplabv3plus_r18-d8_512x512_80k_loveda"
+SEGMENT = folders.segment
+
+
+def model():
+    """The narrow network, for pictures of their own size."""
+    return drawn(ROW, protocol=kd.Protocol("whole"))
+
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    images, to, log = sys.argv[1:]
+
+    def segment_and_note(*arguments, **options):
+        os.write(notes, f"{resident_bytes()}\n".encode())
+        return SEGMENT(*arguments, **options)
+
+    notes = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    folders.segment = segment_and_note
+    result = folders.segment_folder(model(), images, to, progress=False)
+    print(len(result.failed))
