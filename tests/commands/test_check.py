@@ -53,8 +53,8 @@ def test_faults_are_listed_and_end_in_one_line(folders, tmp_path, capsys):
 def test_the_grid_leaves_out_what_cannot_be_read(folders):
     (folders[0] / "0.png").write_bytes(b"nothing")
     pairs = [(folders[0] / f"{i}.png", folders[1] / f"{i}.png") for i in range(4)]
-    assert check.grid(pairs, None, 3, False).width == 3 * check.TILE_WIDTH
-    assert check.grid(pairs[:1], None, 3, True).width == check.TILE_WIDTH
+    assert check.grid(pairs, None, 3, {}).width == 3 * check.TILE_WIDTH
+    assert check.grid(pairs[:1], None, 3, {"reduce_zero_label": True}).width == check.TILE_WIDTH
     assert len(set(check.palette(150))) == 150
 
 
@@ -62,7 +62,10 @@ def test_the_grid_leaves_out_what_cannot_be_read(folders):
     "more, message",
     [
         ([], "error: 1 fault"),
-        (["--num-classes", "300"], "error: --num-classes must be from 1 to 255. Received: 300."),
+        (
+            ["--num-classes", "300"],
+            "error: --num-classes must be from 2 to 255; the background is a class too. Received: 300.",
+        ),
         (["--images", "none"], "error: There is no folder 'none'."),
     ],
 )
