@@ -170,8 +170,9 @@ class Recipe:
             batch: pictures of a step, over all devices; default the row's.
             seed: the same seed gives the same batches.
             start_step: number of batches to skip at the start; they are not made.
-            resize: (long, short) side in pixels of the box that pictures are resized to fit, before the random ratio; "own" for
-                the size of each picture itself; default the row's box, which enlarges small pictures and shrinks large ones.
+            resize: (long, short) side in pixels of the box that pictures are resized to fit, before the random ratio; "own"
+                for the size of each picture itself; default the row's box, which enlarges small pictures and shrinks large
+                ones.
             crop: height, width in pixels; default the row's.
             reduce_zero_label: whether label 0 is ignored and classes count from 1; default the row's.
             options: `input_context`, `process`, `augment`, `skip_corrupt`, `label_map`, `num_classes`,

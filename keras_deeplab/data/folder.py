@@ -275,8 +275,9 @@ def _missing_text(missing, values, scanned, num_classes, reduce_zero_label, labe
     rule = describe(reduce_zero_label, label_map)
     return (
         f"{'Class' if len(missing) == 1 else 'Classes'} {_numbers(missing)} of 0..{num_classes - 1} "
-        f"occur{'s' * (len(missing) == 1)} in no label map. Received: {scanned} label map{'s' * (scanned != 1)} with the labels "
-        f"{shown}{', ...' if len(labels) > 8 else ''}{f' ({rule})' if rule else '; 255 is ignored' if values[IGNORE] else ''}. "
+        f"occur{'s' * (len(missing) == 1)} in no label map. "
+        f"Received: {scanned} label map{'s' * (scanned != 1)} with the labels {shown}{', ...' if len(labels) > 8 else ''}"
+        f"{f' ({rule})' if rule else '; 255 is ignored' if values[IGNORE] else ''}. "
         f"{_remedy(missing, set(labels.tolist()), num_classes, reduce_zero_label, label_map)}"
         "If classes may be missing, use `allow_missing_classes=True`."
     )
@@ -392,7 +393,8 @@ def _unknown_values(path, count, num_classes, reduce_zero_label, label_map, tabl
     last = num_classes if reduce_zero_label else num_classes - 1
     rule = f"Labels are 0..{last}, and 255 for pixels to ignore"
     if label_map:
-        rule = f"Labels must become 0..{num_classes - 1}, or 255 for ignored pixels ({describe(reduce_zero_label, label_map)})."
+        changes = describe(reduce_zero_label, label_map)
+        rule = f"Labels must become 0..{num_classes - 1}, or 255 for ignored pixels ({changes})."
     elif reduce_zero_label:
         rule += " (with reduce_zero_label 0 becomes 255 and every other label is lowered by one)."
     elif values == [num_classes]:
