@@ -87,6 +87,8 @@ def build(cls, config, num_classes, output_stride, options):
     """The network of `config`, with another number of classes or another output stride where those are not None."""
     if num_classes is not None and num_classes != config["num_classes"]:
         config = {**config, "num_classes": num_classes, "classes": None, "palette": None, "row": None}
+    if not options["auxiliary_head"] and config.get("frozen"):  # a training run froze its norms too
+        config = {**config, "frozen": [name for name in config["frozen"] if not name.startswith("auxiliary_head-")]}
     if output_stride not in (None, *OUTPUT_STRIDES):
         raise ValueError(f"output_stride must be 8, 16 or 32. Received: {output_stride!r}.")
     if output_stride is not None and output_stride != config["output_stride"]:
