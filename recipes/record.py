@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from keras_deeplab.catalog.datasets import DATASETS
 from keras_deeplab.catalog.openmmlab import Row
+from keras_deeplab.catalog.protocol import Protocol
 
+LOSSES = ("cross-entropy", "dice", "focal")
 FLOAT16_SCALE = 2.0**15  # first loss scale of float16 if the row has none of its own
 
 
@@ -91,11 +93,12 @@ class Recipe:
             multipliers: {beginning of a variable's path: factor of its learning rate}, beside the row's own.
             freeze: the parts that keep their weights: "backbone", "norms" or both; all other layers are trained, also
                 those that were frozen before. Frozen norms use their running statistics.
-            loss: a loss in place of the row's, for both heads, such as `keras_deeplab.losses.CombinedLoss`. Default softmax
-                cross-entropy, or sigmoid cross-entropy for a model with one output.
+            loss: a loss in place of the row's, for both heads, such as `keras_deeplab.losses.CombinedLoss`; or a dict
+                {name: weight} of "cross-entropy", "dice" and "focal", whose weighted sum is the loss. They take the softmax
+                of several outputs (focal: the sigmoid of each), and the sigmoid of one output. Default cross-entropy alone.
 
         Raises:
-            ValueError: if `freeze` has other names, or both `loss` and `class_weight` are given.
+            ValueError: if `freeze` or `loss` has other names, or both a loss and `class_weight` are given.
         """
         import keras
 
@@ -114,27 +117,51 @@ class Recipe:
             optimizer = optimizers.SGD(rate, self.momentum, **options)
         if any(layer.compute_dtype == "float16" for layer in model.layers):
             optimizer = optimizers.LossScaleOptimizer(optimizer, initial_scale=self.loss_scale or FLOAT16_SCALE)
-        if loss is None:
-            loss = self._losses(model, class_weight)
+        if loss is None or isinstance(loss, dict) and all(isinstance(weight, (int, float)) for weight in loss.values()):
+            loss = self._losses(model, loss or {"cross-entropy": 1.0}, class_weight)
         elif class_weight is not None:
             raise ValueError("`class_weight` is for the recipe's own loss. Received: a loss too. Give it to your loss.")
         # With TensorFlow, XLA slows atrous convolutions on a CPU and compiles again for every size of picture.
         jit = keras.backend.backend() == "jax"
         model.compile(optimizer, loss=loss, jit_compile=jit)  # the auxiliary head's loss counts 0.4
 
-    def _losses(self, model, class_weight):
-        """The row's loss: softmax cross-entropy, or that of a single output; the decode head alone mines hard pixels."""
-        from keras_deeplab.training.losses import PixelCrossEntropy, SigmoidCrossEntropy
+    def _losses(self, model, weights, class_weight):
+        """The weighted sum of named losses for each head; the decode head alone mines hard pixels."""
+        if unknown := set(weights) - set(LOSSES):
+            raise ValueError(f"A loss must be one of {', '.join(LOSSES)}. Received: {', '.join(sorted(unknown))}.")
+        heads = {name: self.ohem_min_kept if name == "logits" else None for name in model.output_names}
+        losses = {head: _combined(model.threshold is not None, weights, class_weight, heads[head]) for head in heads}
+        return losses if "auxiliary" in losses else next(iter(losses.values()))
 
-        if model.threshold is not None:
-            return SigmoidCrossEntropy(class_weight)
-        loss = PixelCrossEntropy(self.ohem_min_kept, class_weight)
-        if "auxiliary" not in model.output_names:
-            return loss
-        return {"logits": loss, "auxiliary": PixelCrossEntropy(class_weight=class_weight)}
+    def protocol(self, resize=None, crop=None):
+        """The test protocol that fits a training: the row's own, if it is trained as the row was.
+
+        Args:
+            resize: as for `training_data`.
+            crop: height, width in pixels that the model is trained on; default the row's. A row that is tested in a sliding
+                window gets windows of this size, with steps of two thirds of it.
+
+        Returns:
+            `keras_deeplab.Protocol`.
+        """
+        row = self.row.protocol
+        box = row.resize if resize is None else None if resize == "own" else tuple(resize)
+        if row.mode == "whole" or crop is None or tuple(crop) == tuple(self.crop):
+            return dataclasses.replace(row, resize=box)
+        return Protocol("slide", crop=crop, stride=tuple(max(1, round(side * 2 / 3)) for side in crop), resize=box)
 
     def training_data(
-        self, images, labels=None, batch=None, seed=0, start_step=0, *, crop=None, reduce_zero_label=None, **options
+        self,
+        images,
+        labels=None,
+        batch=None,
+        seed=0,
+        start_step=0,
+        *,
+        resize=None,
+        crop=None,
+        reduce_zero_label=None,
+        **options,
     ):
         """Endless batches, augmented as for the row, by `keras_deeplab.data.pipeline.training_data`.
 
@@ -143,9 +170,13 @@ class Recipe:
             batch: pictures of a step, over all devices; default the row's.
             seed: the same seed gives the same batches.
             start_step: number of batches to skip at the start; they are not made.
+            resize: (long, short) side in pixels of the box that pictures are resized to fit, before the random ratio; "own"
+                for the size of each picture itself; default the row's box, which enlarges small pictures and shrinks large
+                ones.
             crop: height, width in pixels; default the row's.
             reduce_zero_label: whether label 0 is ignored and classes count from 1; default the row's.
-            options: `input_context`, `process`, `augment`, `skip_corrupt`.
+            options: `input_context`, `process`, `augment`, `skip_corrupt`, `label_map`, `num_classes`,
+                `allow_missing_classes`.
 
         Returns:
             `tf.data.Dataset` of images (N, height, width, 3) float32 and labels (N, height, width) uint8.
@@ -158,17 +189,34 @@ class Recipe:
             reduce_zero_label = self.reduce_zero_label and not pairs.train_ids
         return pipeline.training_data(
             pairs,
-            resize_base=self.resize_base,
+            resize_base=self.resize_base if resize is None else None if resize == "own" else resize,
             resize_ratio=self.resize_ratio,
-            crop=crop or self.crop,
+            crop=self.crop if crop is None else crop,
             cat_max_ratio=self.cat_max_ratio,
             flip=self.flip,
             reduce_zero_label=reduce_zero_label,
-            batch=batch or self.batch,
+            batch=self.batch if batch is None else batch,
             seed=seed,
             start_step=start_step,
             **options,
         )
+
+
+def _combined(one_output, weights, class_weight, min_kept):
+    """The weighted sum of the named losses of one head; a single loss of the weight 1 by itself."""
+    from keras_deeplab.training import losses
+
+    made = {
+        "cross-entropy": lambda: (
+            losses.SigmoidCrossEntropy(class_weight) if one_output else losses.PixelCrossEntropy(min_kept, class_weight)
+        ),
+        "dice": lambda: losses.DiceLoss(use_sigmoid=one_output),
+        "focal": lambda: losses.FocalLoss(class_weight=class_weight),
+    }
+    parts = [made[name]() for name in weights]
+    if list(weights.values()) == [1.0]:
+        return parts[0]
+    return losses.CombinedLoss(parts, weights=list(weights.values()))
 
 
 def freeze_layers(model, parts):

@@ -26,35 +26,50 @@ def main(argv):
     )
     arguments.add_argument("--num-classes", metavar="N", type=int, help="number of classes")
     arguments.add_argument("--classes", dest="num_classes", type=int, action=command_line.OldName)
+    command_line.add_label_rule(arguments)
+    command_line.add_file_names(arguments)
     arguments.add_argument(
-        "--reduce-zero-label", action="store_true", help='labels count from 1, and 0 means "no class"'
+        "--allow-missing-classes", action="store_true", help="a class that occurs in no label map is no fault"
     )
     arguments.add_argument("--to", metavar="FILE", help="write a grid of pictures to this .png or .jpg file")
     options = arguments.parse_args(argv)
     if options.num_classes is None:
         arguments.error("the following arguments are required: --num-classes")
-    if not 1 <= options.num_classes <= IGNORE:
-        raise ValueError(f"--num-classes must be from 1 to {IGNORE}. Received: {options.num_classes}.")
+    if not 2 <= options.num_classes <= IGNORE:
+        raise ValueError(
+            f"--num-classes must be from 2 to {IGNORE}; the background is a class too. Received: {options.num_classes}."
+        )
+    label_rule = command_line.label_rule(options)
 
     import keras
 
-    from keras_deeplab.data import folder
+    from keras_deeplab.data import folder, matching
 
-    pairs, _ = folder.match(options.images, options.labels)
+    found = matching.match(options.images, options.labels, **command_line.file_names(options))
     names = folder.read_classes(options.images, options.labels)
-    bar = keras.utils.Progbar(len(pairs), unit_name="pair")
-    report = folder.check(options.images, options.labels, options.num_classes, options.reduce_zero_label, bar.update)
-    problems = list(report.problems)
+    bar = keras.utils.Progbar(len(found.pairs), unit_name="pair")
+    report = folder.check_pairs(
+        found.pairs,
+        options.num_classes,
+        progress=bar.update,
+        problems=found.problems,
+        notes=found.notes,
+        allow_missing_classes=options.allow_missing_classes,
+        **label_rule,
+    )
+    problems = list(map(command_line.as_options, report.problems))
     if names is not None and len(names) != options.num_classes:
         problems.append(f"classes.txt names {len(names)} classes, but --num-classes is {options.num_classes}.")
         names = None
+    for line in report.notes:
+        print(line)
     command_line.print_table(report.histogram(names))
     for line in problems[:PRINTED_FAULTS]:
         print(line)
     if len(problems) > PRINTED_FAULTS:
         print(f"... and {len(problems) - PRINTED_FAULTS} more.")
     if options.to:
-        grid(report.pairs, names, options.num_classes, options.reduce_zero_label).save(options.to)
+        grid(report.pairs, names, options.num_classes, label_rule).save(options.to)
         print(f"wrote {options.to}")
     if problems:
         raise ValueError(
@@ -63,14 +78,14 @@ def main(argv):
     print(f"{len(report.pairs)} pairs, no faults.")
 
 
-def grid(pairs, names, classes, reduce_zero_label):
+def grid(pairs, names, classes, label_rule):
     """Draws evenly chosen pairs, the picture with its labels in colour, three in a row.
 
     Args:
         pairs: (picture path, label path) of each pair. Pairs that cannot be read or whose sizes differ are left out.
         names: the classes' names, or None.
         classes: number of classes.
-        reduce_zero_label: whether label 0 is ignored and classes count from 1.
+        label_rule: a dict of `reduce_zero_label` and `label_map`, as for `check_folder`.
 
     Returns:
         `PIL.Image.Image`, RGB.
@@ -80,7 +95,7 @@ def grid(pairs, names, classes, reduce_zero_label):
     names = names or [f"class {i}" for i in range(classes)]
     colours = palette(classes)
     chosen = np.unique(np.linspace(0, len(pairs) - 1, GRID_PICTURES).round().astype(int)) if pairs else []
-    tiles = [tile(*pairs[i], names, colours, reduce_zero_label) for i in chosen]
+    tiles = [tile(*pairs[i], names, colours, label_rule) for i in chosen]
     tiles = [picture for picture in tiles if picture is not None]
     height = max((picture.height for picture in tiles), default=TILE_WIDTH)
     columns = min(3, max(1, len(tiles)))
@@ -90,13 +105,13 @@ def grid(pairs, names, classes, reduce_zero_label):
     return sheet
 
 
-def tile(image, label, names, colours, reduce_zero_label):
+def tile(image, label, names, colours, label_rule):
     """An overlay of a pair, `TILE_WIDTH` pixels wide; None if a file cannot be read or the sizes differ."""
     import tensorflow as tf
     from PIL import Image
 
+    from keras_deeplab.data.label_rule import label_table
     from keras_deeplab.data.pipeline import decode_label
-    from keras_deeplab.data.transforms import reduce_zero_label as zero_label_reduced
     from keras_deeplab.pictures.draw import overlay
     from keras_deeplab.pictures.read import read_image
 
@@ -106,7 +121,8 @@ def tile(image, label, names, colours, reduce_zero_label):
         return None
     if picture.shape[:2] != labels.shape:
         return None
-    labels = (zero_label_reduced(labels) if reduce_zero_label else labels).numpy()
+    labels, table = labels.numpy(), label_table(**label_rule)
+    labels = labels if table is None else table[labels]
     size = (TILE_WIDTH, max(1, round(TILE_WIDTH * picture.shape[0] / picture.shape[1])))
     picture = np.asarray(Image.fromarray(picture).resize(size))
     labels = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))

@@ -1,9 +1,31 @@
 """What all verbs use: the argument parser, options for labelled pictures, loading a model, tables, errors in one line."""
 
 import argparse
+import re
 import sys
 
 USER_ERRORS = (ValueError, OSError, ImportError)  # a wrong name, file or option; other exceptions are bugs
+
+
+OPTIONS: list[argparse.ArgumentParser] = []  # the parser of the verb that runs, for `as_options`
+
+
+def as_options(text):
+    """A message of the library with the verb's options in place of Python's arguments.
+
+    `name=value` in backticks becomes --name value, and `name` becomes --name, if the verb has the option.
+    """
+    options = [name for parser in OPTIONS for action in parser._actions for name in action.option_strings]
+
+    def as_option(found):
+        name, value = "--" + found[1].replace("_", "-"), found[2]
+        if value == "{255: 1}" and "--binary" in options:
+            return "--binary"
+        if name not in options:
+            return found[0]
+        return name if value in (None, "True") else f"{name} {value}"
+
+    return re.sub(r"`([a-z_]+)(?:=([^`]*))?`", as_option, text)
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -41,6 +63,8 @@ def parser(verb, description, *, row=True):
     arguments = argparse.ArgumentParser(
         prog=f"keras-deeplab {verb}", description=description, formatter_class=HelpFormatter
     )
+    OPTIONS.clear()  # of the verb before, where one process calls several
+    OPTIONS.append(arguments)
     if row:
         arguments.add_argument(
             "row",
@@ -63,7 +87,77 @@ def add_data(arguments):
     arguments.add_argument(
         "--labels", metavar="DIR", help="folder of PNG label maps, named as the pictures; 255 is ignored"
     )
+    add_label_rule(arguments)
+    add_file_names(arguments)
+
+
+def add_label_rule(arguments):
+    """Adds the options that say how the label maps count classes; `label_rule` reads them."""
     arguments.add_argument("--reduce-zero-label", action="store_true", help="label 0 is ignored, classes count from 1")
+    arguments.add_argument("--binary", action="store_true", help="masks of 0 and 255, whose 255 is class 1")
+    arguments.add_argument(
+        "--label-map", metavar="LABEL=CLASS", type=label_and_class, nargs="+", default=[],
+        help="labels in the files that stand for another class, or for 255 (ignored); after --reduce-zero-label",
+    )  # fmt: skip
+
+
+def add_file_names(arguments):
+    """Adds the options that say which files of the folders belong together; `file_names` reads them."""
+    arguments.add_argument(
+        "--image-suffix",
+        metavar="TEXT",
+        help="what the pictures' names end with, such as _leftImg8bit; found by itself",
+    )
+    arguments.add_argument(
+        "--label-suffix", metavar="TEXT", help="what the label maps' names end with, such as _mask; found by itself"
+    )
+    arguments.add_argument(
+        "--split-file", metavar="FILE", help="text file that names the pictures to use, one stem or path on each line"
+    )
+
+
+def file_names(options):
+    """The arguments of `find_pairs` and `check_folder` that say which files belong together."""
+    return {name: getattr(options, name) for name in ("image_suffix", "label_suffix", "split_file")}
+
+
+def label_rule(options):
+    """The arguments `reduce_zero_label` and `label_map` of the library, from the options of `add_label_rule`."""
+    label_map = dict(options.label_map)
+    if options.binary:
+        if label_map or options.reduce_zero_label:
+            named = "--label-map" if label_map else "--reduce-zero-label"
+            raise ValueError(
+                f"--binary is a rule of its own: 0 stays, 255 becomes 1. Received: {named} too. Leave one out."
+            )
+        label_map = {255: 1}
+    return {"reduce_zero_label": options.reduce_zero_label, "label_map": label_map or None}
+
+
+def label_and_class(text):
+    """The `type` of --label-map: "LABEL=CLASS" becomes (label, class)."""
+    label, _, number = text.partition("=")
+    if not (label.isdecimal() and number.isdecimal() and int(label) <= 255 and int(number) <= 255):
+        raise argparse.ArgumentTypeError(f"must be LABEL=CLASS, two numbers of 0..255. Received: {text!r}")
+    return int(label), int(number)
+
+
+class Resize(argparse.Action):
+    """--resize LONG SHORT, or --resize own."""
+
+    def __init__(self, option_strings, dest, **kwargs):
+        super().__init__(option_strings, dest, nargs="+", metavar=("LONG", "SHORT"), **kwargs)
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        try:
+            box = "own" if values == ["own"] else tuple(map(positive_integer, values))
+        except argparse.ArgumentTypeError as error:
+            parser.error(f"argument {option_string}: {error}")
+        if box != "own" and len(box) != 2:
+            parser.error(
+                f"argument {option_string}: must be LONG SHORT in pixels, or own. Received: {' '.join(values)!r}"
+            )
+        setattr(namespace, self.dest, box)
 
 
 def open_data(options, split, num_classes=None):
@@ -89,11 +183,14 @@ def open_data(options, split, num_classes=None):
             f"--images DIR and --labels DIR. Received: {' and '.join(named) or 'none of them'}."
         )
     if not options.data:
-        return pairs.find_pairs(options.images, options.labels)
-    if options.reduce_zero_label:
+        return pairs.find_pairs(options.images, options.labels, **file_names(options))
+    if options.reduce_zero_label or options.binary:
         raise ValueError(
-            "--reduce-zero-label is for --images and --labels. The labels of --data count from 0 already: leave it out."
+            f"{'--binary' if options.binary else '--reduce-zero-label'} is for --images and --labels. The labels of --data "
+            "count from 0 already: leave it out."
         )
+    if given := [f"--{name.replace('_', '-')}" for name, value in file_names(options).items() if value]:
+        raise ValueError(f"{' and '.join(given)} are for --images and --labels. Received: --data. Leave them out.")
     prepared = pairs.open_prepared(options.data, split)
     if num_classes is not None:
         require_classes(prepared, num_classes)
@@ -133,7 +230,7 @@ def run(main, arguments=None):
     try:
         main(sys.argv[1:] if arguments is None else arguments)
     except USER_ERRORS as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        sys.exit(f"error: {' '.join(as_options(str(error)).split())}")
     except KeyboardInterrupt:
         sys.exit("stopped")
 

@@ -11,12 +11,16 @@ errors. For test pictures without labels,
 writes label maps that the data set's server scores.
 """
 
+import dataclasses
 import json
 import math
+import warnings
 from pathlib import Path
 
 from keras_deeplab.catalog import rows
 from keras_deeplab.commands import command_line
+
+SIZES_READ = 1000  # pictures whose size is looked up, at most
 
 
 def main(argv):
@@ -33,10 +37,8 @@ def main(argv):
     )
     arguments.add_argument(
         "--resize",
-        metavar=("LONG", "SHORT"),
-        type=command_line.positive_integer,
-        nargs=2,
-        help="sides in pixels of the box that pictures are resized to fit; the row's if not given",
+        action=command_line.Resize,
+        help="sides in pixels of the box that pictures are resized to fit, or own: their own size; the model's if not given",
     )
     arguments.add_argument(
         "--resume", metavar="FILE", help="keep the counts in this file, and continue from it if it exists"
@@ -65,7 +67,7 @@ def main(argv):
 
 def submit(row, options, protocol):
     """Writes label maps of pictures without labels, in the raw ids that the data set's server scores."""
-    scoring = ("data", "labels", "reduce_zero_label", "resume", "json", "report")
+    scoring = ("data", "labels", "reduce_zero_label", "binary", "label_map", "label_suffix", "resume", "json", "report")
     if not options.images or any(getattr(options, name) for name in scoring):
         refused = [f"--{name.replace('_', '-')}" for name in scoring if getattr(options, name)]
         raise ValueError(
@@ -75,7 +77,8 @@ def submit(row, options, protocol):
     from keras_deeplab.evaluation import submission
 
     ids, paths = submission.label_ids(row), submission.pictures(options.images)
-    submission.write(command_line.load(options.row, options.weights), ids, paths, options.submission, **protocol)
+    model = at_own_size(command_line.load(options.row, options.weights), protocol)
+    submission.write(model, ids, paths, options.submission, **protocol)
     print(f"{len(paths)} label maps in {options.submission}, for {submission.SERVERS[row.dataset]}")
 
 
@@ -88,15 +91,20 @@ def score(row, options, protocol):
     pairs = command_line.open_data(options, "val")
     model = command_line.load(options.row, options.weights)
     command_line.require_classes(pairs, model.num_classes)
-    label_rule = {"reduce_zero_label": options.reduce_zero_label}
+    published_miou = published(row, **protocol)
+    at_own_size(model, protocol)
+    label_rule = command_line.label_rule(options)
+    if not pairs.train_ids:
+        say_sizes(pairs, model, protocol["resize"])
     if options.report:
         Path(options.report).mkdir(parents=True, exist_ok=True)
-    scores = evaluate(model, pairs, resume=options.resume, **protocol, **label_rule)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        scores = evaluate(model, pairs, resume=options.resume, **protocol, **label_rule)
     if options.json:
         Path(options.json).write_text(as_json(scores))
     command_line.print_table([("class", "IoU", "Acc"), *class_rows(scores)])
     print()
-    published_miou = published(row, **protocol)
     command_line.print_table(
         [
             ("score", "measured", "published for the row on its data set"),
@@ -106,8 +114,38 @@ def score(row, options, protocol):
         ]
     )
     if options.report:
-        page = report.write(options.report, row, model, pairs, scores, published_miou, **protocol, **label_rule)
+        page = report.write(
+            options.report, row, model, pairs, scores, published_miou, label_rule=label_rule, **protocol
+        )
         print(f"\nwrote {page}")
+    for text in dict.fromkeys(str(warning.message) for warning in caught if warning.category is UserWarning):
+        print(f"\nwarning: {command_line.as_options(text)}")
+
+
+def at_own_size(model, protocol):
+    """The model; with --resize own its protocol keeps each picture's size, and `protocol` says no more of it."""
+    if protocol["resize"] == "own":
+        model.protocol = dataclasses.replace(model.protocol, resize=None)
+        protocol["resize"] = None
+    return model
+
+
+def say_sizes(pairs, model, resize):
+    """Prints the sizes of the pictures of folders, and what the protocol makes of them."""
+    from keras_deeplab.data import folder
+    from keras_deeplab.training import summary
+
+    sizes, looked_at = folder.picture_sizes(pairs, SIZES_READ)
+    box = resize or model.protocol.resize
+    summary.print_facts(
+        [
+            ("pictures", summary.sizes_text(len(pairs), sizes, looked_at)),
+            (
+                "resize",
+                summary.resize_text(box, None, sizes) + ("" if box is None else "; --resize own keeps their size"),
+            ),
+        ]
+    )
 
 
 def class_rows(scores):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from keras_deeplab.data import folder
+from keras_deeplab.data.matching import match
 
 # Bytes before and after each record of a TFRecord file: its length (8) and a checksum (4); a checksum (4).
 HEADER, FOOTER = 12, 4
@@ -18,16 +18,16 @@ class FilePairs:
 
     Attributes:
         images, labels: the names that messages give each picture and label map: here the paths.
-        stems: the names that results get: here the file names without their ending.
+        stems: the names that results get: here the file names without their ending, after the subfolder if there is one.
         train_ids: whether the labels are known to be class numbers as a model counts them, so that
             `reduce_zero_label` must not be applied to them.
     """
 
     train_ids = False
 
-    def __init__(self, images, labels):
+    def __init__(self, images, labels, stems=None):
         self.images, self.labels = images, labels
-        self.stems = [path.stem for path in images]
+        self.stems = stems or [path.stem for path in images]
 
     def __len__(self):
         return len(self.images)
@@ -169,12 +169,13 @@ def open_prepared(folder: str | os.PathLike, split: str) -> PreparedPairs:
     return PreparedPairs(builder.name, split, builders.instructions(builder, split))
 
 
-def find_pairs(images, labels=None):
+def find_pairs(images, labels=None, *, image_suffix=None, label_suffix=None, split_file=None):
     """The pictures and label maps that belong together.
 
     Args:
         images, labels: two folders (files of the same stem belong together), or two lists of files in the same order.
             `images` can also be `FilePairs` or `PreparedPairs`, without `labels`: these are returned unchanged.
+        image_suffix, label_suffix, split_file: for folders, as for `keras_deeplab.data.matching.match`.
 
     Returns:
         `FilePairs` or `PreparedPairs`.
@@ -191,16 +192,23 @@ def find_pairs(images, labels=None):
         return images
     if labels is None:
         raise ValueError(f"Labels are needed: a folder, or a list of files. Received: images={images!r}, labels=None.")
+    if isinstance(images, (str, os.PathLike)) != isinstance(labels, (str, os.PathLike)):
+        raise ValueError(
+            "Images and labels must be two folders, or two lists of files. Received: a folder and a list. For one pair "
+            "give two lists: [image], [label]."
+        )
     if isinstance(images, (str, os.PathLike)):
-        pairs, problems = folder.match(images, labels)
-        if problems:
-            more = f" Files without a partner besides this one: {len(problems) - 1}." if problems[1:] else ""
-            raise ValueError(problems[0] + more)
-    elif len(images) != len(labels) or not len(images):
+        found = match(images, labels, image_suffix=image_suffix, label_suffix=label_suffix, split_file=split_file)
+        if found.problems:
+            more = f" Further faults of this kind: {len(found.problems) - 1}." if found.problems[1:] else ""
+            raise ValueError(found.problems[0] + more)
+        return FilePairs(*map(list, zip(*found.pairs, strict=True)), found.keys)
+    if any((image_suffix, label_suffix, split_file)):
+        raise ValueError("Suffixes and a split file are for folders. Received: lists of files. Leave them out.")
+    images, labels = list(images), list(labels)
+    if len(images) != len(labels) or not images:
         raise ValueError(
             "There must be as many labels as images, and at least one of each. "
             f"Received: {len(images)} images, {len(labels)} labels."
         )
-    else:
-        pairs = zip(map(Path, images), map(Path, labels), strict=True)
-    return FilePairs(*map(list, zip(*pairs, strict=True)))
+    return FilePairs([Path(path) for path in images], [Path(path) for path in labels])

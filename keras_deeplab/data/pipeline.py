@@ -11,8 +11,10 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from keras_deeplab.catalog.datasets import IGNORE
-from keras_deeplab.data import transforms
+from keras_deeplab.data import folder, transforms
+from keras_deeplab.data.label_rule import label_table
 from keras_deeplab.data.pairs import find_pairs
+from keras_deeplab.networks.deeplab import positive_int
 from keras_deeplab.pictures.decode import PNG, decode_image
 
 EXIF_ENDS = 1 << 14  # bytes at the beginning and at the end of a PNG that are searched for its eXIf chunk
@@ -24,7 +26,7 @@ def training_data(
     images,
     labels=None,
     *,
-    resize_base: tuple[int, int],
+    resize_base: tuple[int, int] | None,
     resize_ratio: tuple[float, float],
     crop: tuple[int, int],
     cat_max_ratio: float,
@@ -37,6 +39,9 @@ def training_data(
     process: tuple[int, int] = (0, 1),
     augment: Callable | None = None,
     skip_corrupt: bool = False,
+    label_map: dict[int, int] | None = None,
+    num_classes: int | None = None,
+    allow_missing_classes: bool = False,
 ) -> tf.data.Dataset:
     """Endless shuffled batches of augmented crops.
 
@@ -44,7 +49,8 @@ def training_data(
         images, labels: two folders (files of the same stem belong together), or two lists of files in the same order.
             Images are JPEG, PNG or TIFF. Labels are PNG, grey or palette, whose values are the classes and 255.
             `images` can also be the pairs that `open_prepared` returns, without `labels`.
-        resize_base: the two sides, in pixels, of the box that a ratio of 1 fits pictures into.
+        resize_base: the two sides, in pixels, of the box that a ratio of 1 fits pictures into. None: every picture's own
+            size.
         resize_ratio: (lowest, highest) random factor for the sides of that box.
         crop: (height, width) in pixels.
         cat_max_ratio: a crop is drawn again if one class covers this share of its labelled pixels or more; 1 turns this
@@ -63,19 +69,27 @@ def training_data(
         skip_corrupt: use the next file in place of one that cannot be decoded. The attribute `skipped` of the dataset is
             the list of the files left out so far: one entry for each time, files of prefetched batches included.
             Without this option `skipped` is None, and a damaged file ends training.
+        label_map: {label in the files: class number}, applied after `reduce_zero_label`; 255 stands for "no class". Labels
+            that it does not name stay. Masks of 0 and 255 need {255: 1}.
+        num_classes: number of classes. Then every class must occur in a label map. None (the default): at least two must.
+            Label maps are read for this until all were seen, at most once each. Prepared data are not read.
+        allow_missing_classes: whether classes may be missing in the label maps. Then none is read.
 
     Returns:
         `tf.data.Dataset` of images (N, height, width, 3) float32, RGB of 0..255, and labels (N, height, width) uint8.
 
     Raises:
-        ValueError: if files are missing or the batch cannot be divided.
+        ValueError: if files are missing, the batch cannot be divided, or a class occurs in no label map.
         tf.errors.InvalidArgumentError: while the dataset is read, with the name of the file: if a file is damaged, a
             picture and its label differ in size, or a label is RGB or has 16 bits.
     """
     pairs = find_pairs(images, labels)
-    _check_label_rule(pairs, reduce_zero_label)
+    _check_label_rule(pairs, reduce_zero_label, label_map)
+    if not (allow_missing_classes or pairs.train_ids):
+        folder.require_classes(pairs, num_classes, reduce_zero_label, label_map)
     height, width = crop
     crop = height, width  # a tuple, also where a list came
+    batch = positive_int("batch", batch)
     first, count, size = _share(batch, input_context, process)
     skipped: list[str] | None = [] if skip_corrupt else None
 
@@ -91,6 +105,7 @@ def training_data(
             crop=crop,
             cat_max_ratio=cat_max_ratio,
             reduce_zero=reduce_zero_label,
+            label_map=label_map,
         )
 
     seed = tf.constant(seed, tf.int64)
@@ -109,11 +124,13 @@ def training_data(
     return data
 
 
-def evaluation_data(images, labels=None, *, reduce_zero_label: bool) -> tf.data.Dataset:
+def evaluation_data(
+    images, labels=None, *, reduce_zero_label: bool, label_map: dict[int, int] | None = None
+) -> tf.data.Dataset:
     """Every picture once, in order and at its own size. The model's test protocol does the resizing.
 
     Args:
-        images, labels, reduce_zero_label: as for `training_data`.
+        images, labels, reduce_zero_label, label_map: as for `training_data`.
 
     Returns:
         `tf.data.Dataset` of image (H, W, 3) uint8 and label (H, W) uint8.
@@ -122,12 +139,13 @@ def evaluation_data(images, labels=None, *, reduce_zero_label: bool) -> tf.data.
         ValueError, tf.errors.InvalidArgumentError: as `training_data`.
     """
     pairs = find_pairs(images, labels)
-    _check_label_rule(pairs, reduce_zero_label)
+    _check_label_rule(pairs, reduce_zero_label, label_map)
+    table = label_table(reduce_zero_label, label_map)
 
     @tf.autograph.experimental.do_not_convert
     def example(number):
         image, label = _read(*pairs.tensors(number))
-        return image, transforms.reduce_zero_label(label) if reduce_zero_label else label
+        return image, label if table is None else tf.gather(table, tf.cast(label, tf.int32))
 
     data = tf.data.Dataset.range(len(pairs))
     return _with_options(data.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2))
@@ -147,9 +165,10 @@ def files_of_step(count, batch, seed, step):
     return [int(number) for _, number in _order(count, tf.constant(seed, tf.int64), step * batch).take(batch)]
 
 
-def _check_label_rule(pairs, reduce_zero_label):
+def _check_label_rule(pairs, reduce_zero_label, label_map):
+    label_table(reduce_zero_label, label_map)  # raises if the label map is wrong
     if reduce_zero_label and pairs.train_ids:
-        raise ValueError("Prepared labels count from 0 already. Received: reduce_zero_label=True. Leave it out.")
+        raise ValueError("Prepared labels count from 0 already. Received: `reduce_zero_label=True`. Leave it out.")
 
 
 def _with_options(data):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from keras_deeplab.catalog.datasets import IGNORE
+from keras_deeplab.data.label_rule import label_table
 from keras_deeplab.networks.layers import MEAN
 from keras_deeplab.pictures.resize import (
     bilinear_taps,
@@ -106,8 +107,14 @@ def reduce_zero_label(label):
 
 
 def resized_size(height, width, ratio, *, base):
-    """The (height, width) after `random_resize`: that of the picture fitted into the box times the ratio, truncated."""
-    box = [tf.cast(side * tf.cast(ratio, tf.float64), tf.int32) for side in (float(max(base)), float(min(base)))]
+    """The (height, width) after `random_resize`: that of the picture fitted into the box times the ratio, truncated.
+
+    Without a box (None) it is the picture's own size that is multiplied.
+    """
+    base = (height, width) if base is None else tuple(map(float, base))
+    base = [tf.cast(side, tf.float64) for side in base]
+    long_side, short_side = tf.maximum(*base), tf.minimum(*base)
+    box = [tf.cast(side * tf.cast(ratio, tf.float64), tf.int32) for side in (long_side, short_side)]
     return fit_in_box(height, width, *box)
 
 
@@ -252,17 +259,18 @@ def pad(image, label, *, crop):
     return tf.where(inside[..., None], image, tf.constant(MEAN)), tf.ensure_shape(label, crop)
 
 
-def augment(image, label, draws, *, resize_base, crop, cat_max_ratio, reduce_zero):
+def augment(image, label, draws, *, resize_base, crop, cat_max_ratio, reduce_zero, label_map=None):
     """The complete augmentation of one example: the values of the single steps of this module, computed faster.
 
     Args:
         image: (H, W, 3) uint8.
         label: (H, W) uint8, as in the file.
         draws: `Draws`.
-        resize_base: the two sides, in pixels, of the box that a ratio of 1 fits pictures into.
+        resize_base: the two sides, in pixels, of the box that a ratio of 1 fits pictures into; None: their own size.
         crop: (height, width) in pixels.
         cat_max_ratio: as for `crop_offset`.
         reduce_zero: whether to apply `reduce_zero_label` first.
+        label_map: {label: class number} that is applied after it, or None.
 
     Returns:
         image (height, width, 3) float32 of 0..255 and label (height, width) uint8, of the size `crop`.
@@ -275,11 +283,12 @@ def augment(image, label, draws, *, resize_base, crop, cat_max_ratio, reduce_zer
         crop=crop,
         cat_max_ratio=cat_max_ratio,
         reduce_zero=reduce_zero,
+        label_map=label_map,
     )
     return finish(image[None], size[None], crop=crop)[0], label
 
 
-def augment_to_bytes(image, label, draws, *, resize_base, crop, cat_max_ratio, reduce_zero):
+def augment_to_bytes(image, label, draws, *, resize_base, crop, cat_max_ratio, reduce_zero, label_map=None):
     """`augment` without its last step, `finish`, which takes less time on a whole batch.
 
     Returns:
@@ -288,12 +297,13 @@ def augment_to_bytes(image, label, draws, *, resize_base, crop, cat_max_ratio, r
     """
     size_in = _size(label)
     size = resized_size(*size_in, draws.ratio, base=resize_base)
-    image, label, reduce_zero = _pad_to_tiles(image), _pad_to_tiles(label[..., None]), tf.constant(bool(reduce_zero))
+    image, label = _pad_to_tiles(image), _pad_to_tiles(label[..., None])
+    table = label_table(reduce_zero, label_map)
 
     def label_crop(top, left):
         rows, columns = _crop_positions((top, left), size, crop, draws.flip)
         indices = nearest_index(size_in[0], size[0], rows), nearest_index(size_in[1], size[1], columns)
-        return _label_crop(label, *indices, tf.stack(size), reduce_zero, crop=crop)
+        return _label_crop(label, *indices, tf.stack(size), table, crop=crop)
 
     box, label = crop_offset(label_crop, size, draws.offsets, crop=crop, cat_max_ratio=cat_max_ratio)
     rows, columns = _crop_positions(box, size, crop, draws.flip)
@@ -362,9 +372,9 @@ def _pad_to_tiles(image):
 
 
 @tf.function(jit_compile=True)
-def _label_crop(label, rows, columns, size, reduce_zero, crop):
+def _label_crop(label, rows, columns, size, table, crop):
     label = tf.gather(tf.gather(label[..., 0], rows), columns, axis=1)
-    label = tf.where(reduce_zero, reduce_zero_label(label), label)
+    label = label if table is None else tf.gather(table, tf.cast(label, tf.int32))
     inside = (tf.range(crop[0]) < size[0])[:, None] & (tf.range(crop[1]) < size[1])[None]
     return tf.where(inside, label, tf.constant(IGNORE, tf.uint8))
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import time
+import warnings
 from pathlib import Path
 
 import keras
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from keras_deeplab.catalog.datasets import IGNORE
+from keras_deeplab.data.label_rule import BINARY, label_table
 from keras_deeplab.data.pairs import find_pairs
 from keras_deeplab.evaluation import metrics
 from keras_deeplab.inference.predictions import predictions
@@ -32,6 +34,7 @@ def evaluate(
     multi_scale_flip: bool | str = False,
     resize: tuple[int, int] | None = None,
     reduce_zero_label: bool = False,
+    label_map: dict[int, int] | None = None,
     resume: str | os.PathLike | None = None,
     devices: list[str] | None = None,
     progress: bool = True,
@@ -50,6 +53,8 @@ def evaluate(
         multi_scale_flip, resize: as for `segment`.
         reduce_zero_label: whether label 0 means "no class" and the classes are labelled from 1. Label 0 then becomes 255, and
             every other label one less. Not for prepared data, where this has been done.
+        label_map: {label in the files: class number}, applied after `reduce_zero_label`; 255 stands for pixels that do not
+            count. Labels that it does not name stay. Masks of 0 and 255 need {255: 1}.
         resume: a file to keep the counts in. If an evaluation was stopped, the next call with the same file continues it.
         devices: names such as "GPU:0". Each device gets a copy of the model and a share of the pictures. By default all
             GPUs. On the TensorFlow backend only.
@@ -69,17 +74,21 @@ def evaluate(
         ValueError: for a label map of another size than its picture, or with values that are no class; for a `resume`
             file of another model, protocol or data set; for `devices` that cannot be used.
         FileNotFoundError: if the folder of the `resume` file does not exist.
+
+    Warns:
+        UserWarning: if no pixel has the label of class 0, or none of any class but 0: the label maps then count otherwise.
     """
     pairs = find_pairs(images, labels)
     if reduce_zero_label and pairs.train_ids:
-        raise ValueError("Prepared labels count from 0 already. Received: reduce_zero_label=True. Leave it out.")
+        raise ValueError("Prepared labels count from 0 already. Received: `reduce_zero_label=True`. Leave it out.")
+    label_table(reduce_zero_label, label_map)  # a wrong label map fails now
     options = {"multi_scale_flip": multi_scale_flip, "resize": resize}
     tally = Tally(model.num_classes)
     if resume is not None:
-        tally.open(resume, _identity(model, pairs, options, reduce_zero_label))
+        tally.open(resume, _identity(model, pairs, options, reduce_zero_label, label_map))
 
     def load(number):
-        return read_pair(pairs, number, model.num_classes, reduce_zero_label)
+        return read_pair(pairs, number, model.num_classes, reduce_zero_label, label_map)
 
     remaining = range(len(tally.pictures), len(pairs))
     bar = keras.utils.Progbar(len(pairs), unit_name="picture", stateful_metrics=["mIoU"], verbose=int(progress))
@@ -90,12 +99,27 @@ def evaluate(
                 bar.update(len(tally.pictures), [("mIoU", scores(tally.counts)["mIoU"])])
         finally:
             tally.save()
+    _warn_of_missing_classes(tally.counts, label_map)
     return {
         "images": len(pairs),
         **scores(tally.counts, model.classes),
         "confusion": tally.counts.tolist(),
         "pictures": tally.pictures,
     }
+
+
+def _warn_of_missing_classes(counts, label_map):
+    """Warns if the labels are likely to count otherwise than the model: no class but 0 occurs, or class 0 does not."""
+    labelled = counts.sum(axis=1) > 0
+    if not labelled[1:].any():
+        remedy = (
+            "" if label_map else f" Masks of 0 and 255 need `label_map={BINARY}`: 255 is then class 1 and not ignored."
+        )
+        rule = "Every class but 0 occurs in no label map, so that the score says nothing about them."
+        warnings.warn(rule + remedy, stacklevel=3)
+    elif not labelled[0] and not label_map:
+        rule = "Class 0 occurs in no label map. If the labels count from 1, use `reduce_zero_label=True`."
+        warnings.warn(rule, stacklevel=3)
 
 
 class Tally:
@@ -161,7 +185,7 @@ class Tally:
         self.saved = time.monotonic()
 
 
-def _identity(model, pairs, options, reduce_zero_label):
+def _identity(model, pairs, options, reduce_zero_label, label_map=None):
     """A dict of digests: evaluations for which it is equal give equal counts."""
     flip, resize = options.values()
     config = {key: model.get_config()[key] for key in sorted(model.get_config().keys() - KEYS_WITHOUT_EFFECT)}
@@ -173,7 +197,7 @@ def _identity(model, pairs, options, reduce_zero_label):
         "version": __version__,
         "model": _digest(config, *model.get_weights()),
         "protocol": _digest(model.protocol.to_dict(), "box" if flip is True else flip, resize and sorted(resize)),
-        "data": _digest(files, reduce_zero_label),
+        "data": _digest(files, reduce_zero_label, *([sorted(label_map.items())] if label_map else [])),
     }
 
 
@@ -185,13 +209,13 @@ def _digest(*parts):
     return digest.hexdigest()
 
 
-def read_pair(pairs, number, num_classes, reduce_zero_label):
+def read_pair(pairs, number, num_classes, reduce_zero_label, label_map=None):
     """Reads a pair.
 
     Args:
         pairs: a `FilePairs` or `PreparedPairs`.
         number: of the pair in it.
-        num_classes, reduce_zero_label: as for `read_label`.
+        num_classes, reduce_zero_label, label_map: as for `read_label`.
 
     Returns:
         (name, picture (H, W, 3) uint8, label map (H, W) uint8).
@@ -205,7 +229,7 @@ def read_pair(pairs, number, num_classes, reduce_zero_label):
         picture = read_image(image_bytes)
     except ValueError as error:
         raise ValueError(f"{image}: {error}") from error
-    truth = read_label(label_bytes, label, num_classes, reduce_zero_label)
+    truth = read_label(label_bytes, label, num_classes, reduce_zero_label, label_map)
     if truth.shape != picture.shape[:2]:
         raise ValueError(
             "A label map must have its picture's size. "
@@ -215,7 +239,7 @@ def read_pair(pairs, number, num_classes, reduce_zero_label):
     return pairs.stems[number], picture, truth
 
 
-def read_label(data, name, num_classes, reduce_zero_label):
+def read_label(data, name, num_classes, reduce_zero_label, label_map=None):
     """Reads a label map from the bytes of a PNG.
 
     Args:
@@ -223,6 +247,7 @@ def read_label(data, name, num_classes, reduce_zero_label):
         name: what error messages call the file.
         num_classes: the labels must be below it, or 255.
         reduce_zero_label: whether to turn 0 into 255 and every other label into one less.
+        label_map: {label: class number} that is applied after it, or None.
 
     Returns:
         (H, W) uint8, class ids and 255.
@@ -242,15 +267,14 @@ def read_label(data, name, num_classes, reduce_zero_label):
     if mode not in ("L", "P", "1"):
         raise ValueError(f"A label map must be an 8-bit PNG, grey or palette. Received: {name} of mode {mode}.")
     label = label.astype(np.uint8)
-    if reduce_zero_label:
-        label = label - np.uint8(1)  # 0 becomes 255
-        label[label == 254] = IGNORE  # these were 255 before
+    if (table := label_table(reduce_zero_label, label_map)) is not None:
+        label = table[label]
     unknown = np.setdiff1d(label, [*range(num_classes), IGNORE])
     if unknown.size:
         raise ValueError(
             f"Labels must be 0..{num_classes - 1}, or 255 for pixels that do not count. Received: {name} with "
             f"{', '.join(map(str, unknown[:5]))}. If its classes are labelled from 1 and 0 means 'no class', use "
-            "reduce_zero_label."
+            "`reduce_zero_label=True`."
         )
     return label
 

@@ -74,7 +74,7 @@ h3 {{ font-size: .95rem; margin: 16px 0 6px; overflow-wrap: anywhere; }}
 """
 
 
-def write(to, row, model, pairs, results, published, *, reduce_zero_label, **protocol):
+def write(to, row, model, pairs, results, published, *, label_rule, **protocol):
     """Writes the page to `to`/index.html.
 
     Args:
@@ -84,7 +84,8 @@ def write(to, row, model, pairs, results, published, *, reduce_zero_label, **pro
         pairs: the labelled pictures that it was evaluated on, a `FilePairs` or `PreparedPairs`.
         results: what `keras_deeplab.evaluate` returned.
         published: the published mIoU of the row by this protocol, in percent, or None.
-        reduce_zero_label, protocol: the options of `evaluate`; `protocol` is `multi_scale_flip` and `resize`.
+        label_rule, protocol: the options of `evaluate`: a dict of `reduce_zero_label` and `label_map`, and `multi_scale_flip`
+            and `resize`.
 
     Returns:
         `pathlib.Path` of the page.
@@ -95,9 +96,7 @@ def write(to, row, model, pairs, results, published, *, reduce_zero_label, **pro
     best = scored[len(worst) :][::-1][:PICTURES_SHOWN]
 
     def figures(numbers):
-        return "".join(
-            picture_row(model, pairs, i, results["pictures"][i], reduce_zero_label, protocol) for i in numbers
-        )
+        return "".join(picture_row(model, pairs, i, results["pictures"][i], label_rule, protocol) for i in numbers)
 
     body = [
         f"<h1>{html.escape(row.name)}</h1><p>{html.escape(describe(model, protocol))}</p>",
@@ -216,15 +215,15 @@ def matrix_svg(pixels, classes):
     )
 
 
-def picture_row(model, pairs, number, score, reduce_zero_label, protocol):
+def picture_row(model, pairs, number, score, label_rule, protocol):
     """A picture, its label map, its prediction and its errors, side by side.
 
     Args:
-        model, pairs, reduce_zero_label, protocol: as for `write`.
+        model, pairs, label_rule, protocol: as for `write`.
         number: of the pair.
         score: {"name", "mIoU"} of the picture.
     """
-    name, image, truth = read_pair(pairs, number, model.num_classes, reduce_zero_label)
+    name, image, truth = read_pair(pairs, number, model.num_classes, **label_rule)
     predicted = segment(model, image, **protocol)
     grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
     errors = np.where((truth == IGNORE)[..., None], 0.25 * grey, 0.5 * grey + 64)

@@ -101,11 +101,14 @@ class LossWatch:
     Args:
         run: the `Run`.
         class_weight: the class weights of the loss, or None (the default).
+        loss_weights: the weights of the losses whose sum is the loss, or None for one of the weight 1 (the default).
     """
 
-    def __init__(self, run, class_weight=None):
+    def __init__(self, run, class_weight=None, loss_weights=None):
         self.run = run
-        guessing = math.log(max(2, run.model.num_classes)) * max(class_weight or [1.0])
+        guessing = (
+            math.log(max(2, run.model.num_classes)) * max(class_weight or [1.0]) * max(1.0, sum(loss_weights or [1.0]))
+        )
         self.limit = LOSS_LIMIT * guessing * (1 + AUXILIARY_WEIGHT)
 
     def __call__(self, step, loss, seconds):

@@ -16,6 +16,7 @@ import zipfile
 
 import keras
 
+from keras_deeplab.files import written_whole
 from keras_deeplab.training.keras_hooks import write_weights_back
 from keras_deeplab.zoo import models  # noqa: F401 (Keras finds the classes of a file only if they are imported)
 from keras_deeplab.zoo.presets import copy_weights
@@ -32,13 +33,12 @@ def write(model, path, record=None):
         record: for a checkpoint, the record of its training, which must be convertible to JSON. None (the default): none.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.stem}.part.keras")
     write_weights_back(model)
-    model.save(partial)
-    if record:
-        with zipfile.ZipFile(partial, "a") as archive:
-            archive.writestr(RECORD, json.dumps(record))
-    os.replace(partial, path)
+    with written_whole(path) as partial:
+        model.save(partial)
+        if record:
+            with zipfile.ZipFile(partial, "a") as archive:
+                archive.writestr(RECORD, json.dumps(record))
 
 
 def read(path):

@@ -10,7 +10,7 @@ from PIL import Image
 from support import ROOT
 from support.drawn import picture
 
-from keras_deeplab.commands import check
+from keras_deeplab.commands import check, command_line
 
 
 @pytest.fixture
@@ -53,8 +53,8 @@ def test_faults_are_listed_and_end_in_one_line(folders, tmp_path, capsys):
 def test_the_grid_leaves_out_what_cannot_be_read(folders):
     (folders[0] / "0.png").write_bytes(b"nothing")
     pairs = [(folders[0] / f"{i}.png", folders[1] / f"{i}.png") for i in range(4)]
-    assert check.grid(pairs, None, 3, False).width == 3 * check.TILE_WIDTH
-    assert check.grid(pairs[:1], None, 3, True).width == check.TILE_WIDTH
+    assert check.grid(pairs, None, 3, {}).width == 3 * check.TILE_WIDTH
+    assert check.grid(pairs[:1], None, 3, {"reduce_zero_label": True}).width == check.TILE_WIDTH
     assert len(set(check.palette(150))) == 150
 
 
@@ -62,7 +62,10 @@ def test_the_grid_leaves_out_what_cannot_be_read(folders):
     "more, message",
     [
         ([], "error: 1 fault"),
-        (["--num-classes", "300"], "error: --num-classes must be from 1 to 255. Received: 300."),
+        (
+            ["--num-classes", "300"],
+            "error: --num-classes must be from 2 to 255; the background is a class too. Received: 300.",
+        ),
         (["--images", "none"], "error: There is no folder 'none'."),
     ],
 )
@@ -77,3 +80,26 @@ def test_the_command_ends_in_one_line_and_non_zero(folders, tmp_path, more, mess
     )
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 1 and last.startswith(message) and "Traceback" not in done.stderr
+
+
+def test_masks_of_0_and_255_are_a_fault_with_the_option_that_mends_it(folders, capsys):
+    for path in folders[1].iterdir():
+        Image.fromarray(np.where(np.arange(64) < 9, 255, 0).astype(np.uint8)[None].repeat(48, 0)).save(path)
+    two = [*arguments(folders)[:-1], "2"]
+    with pytest.raises(ValueError, match="1 fault in 4 pairs: Class 1 of 0..1 occurs in no label map"):
+        check.main(two)
+    assert "Masks of 0 and 255 need --binary: 255 is then class 1" in capsys.readouterr().out
+    check.main([*two, "--binary"])
+    assert "14.062%" in capsys.readouterr().out  # 9 columns of 64
+    check.main([*two, "--label-map", "255=1"])
+    check.main([*two, "--allow-missing-classes"])
+    with pytest.raises(
+        ValueError, match="--num-classes must be from 2 to 255; the background is a class too. Received: 1"
+    ):
+        check.main([*two[:-1], "1"])
+
+
+def test_messages_name_the_options_of_the_verb_that_runs():
+    command_line.add_label_rule(command_line.parser("check", "x", row=False))
+    text = "Use `reduce_zero_label=True` or `label_map={255: 1}`, not `batch=0`; leave `label_map` out."
+    assert command_line.as_options(text) == "Use --reduce-zero-label or --binary, not `batch=0`; leave --label-map out."

@@ -1,12 +1,14 @@
 """`keras-deeplab train`: a folder in, a model out; a continued run gives the same weights; mistakes are one line."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 
 import keras
@@ -19,8 +21,9 @@ from support.narrow import build, drawn, tensors
 from support.torch_files import released
 
 import keras_deeplab as kd
+from keras_deeplab import files, recipes
 from keras_deeplab.commands import command_line, export, predict, train
-from keras_deeplab.training import resume
+from keras_deeplab.training import devices, progress, resume
 
 NAME = "deeplabv3plus_r18-d8_512x512_80k_potsdam"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -91,9 +94,9 @@ def test_the_best_model_is_kept_with_its_score(here, uninterrupted, capsys):
 def test_killed_twice_it_ends_with_the_same_weights(here, uninterrupted):
     to = here / "killed"
     line = [sys.executable, "-m", "keras_deeplab", "train", *arguments(here, to, *validated(here), *WITH_CURVES)]
-    for file in ("last.keras", "last.part.keras"):  # after a checkpoint was written, and while the next is written
+    for file in ("last.keras", "last.part*.keras"):  # after a checkpoint was written, and while the next is written
         process = subprocess.Popen(line, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and not (to / file).exists():
+        while process.poll() is None and not any(to.glob(file)):
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
@@ -154,7 +157,20 @@ def test_a_diverging_run_names_step_and_files(here):
         (["--validate-every", "2"], "--validate-every needs --val-images and --val-labels"),
         (["--init", "r110", "--to", "new"], "No row is named 'r110'"),
         (["--images", "nowhere", "--to", "new"], "nowhere"),
-        (["--num-classes", "2", "--to", "new"], "`keras-deeplab check` lists them"),
+        (["--num-classes", "2", "--class-weight", "1", "2", "--to", "new"], "`keras-deeplab check` lists them"),
+        (
+            ["--num-classes", "1", "--to", "new"],
+            "For one class and its background use --num-classes 2, or --one-output.",
+        ),
+        (
+            ["--num-classes", "4", "--class-weight", "1", "2", "3", "4", "--to", "new"],
+            "Class 3 of 0..3 occurs in no label map",
+        ),
+        (["--one-output", "--to", "new"], "--one-output is for two classes"),
+        (["--threshold", "0.5", "--to", "new"], "--threshold is for models with one output"),
+        (["--binary", "--reduce-zero-label", "--to", "new"], "--binary is a rule of its own"),
+        (["--split-file", "none.txt", "--to", "new"], "There is no split file 'none.txt'"),
+        (["--resize", "160", "120"], "was made with --resize own. Received: --resize 160 120."),
         (["--class-weight", "1", "2", "--to", "new"], "--class-weight needs 3 factors, one for each class"),
         (["--multiplier", "head=10", "--to", "new"], "Received: head, with which no path begins."),
         (["--to", "narrow.pth"], "narrow.pth"),
@@ -176,11 +192,136 @@ def test_counts_are_positive(here, option, capsys):
     assert f"{option}: must be a positive whole number. Received: '0'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("more", [["--multiplier", "backbone-"], ["--class-weight", "-1"], ["--learning-rate", "nan"]])
+@pytest.mark.parametrize(
+    "more", [["--multiplier", "backbone-=x"], ["--class-weight", "-1"], ["--learning-rate", "nan"]]
+)
 def test_factors_are_numbers(here, more, capsys):
     with pytest.raises(SystemExit):
         train.main(arguments(here, here / "none", *more))
     assert f"{more[0]}: must be a number of at least 0. Received: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (
+            ["--multiplier", "backbone-"],
+            "--multiplier: must be PREFIX=X, such as decode_head=10. Received: 'backbone-'",
+        ),
+        (["--loss", "hinge"], "--loss: must be one of cross-entropy, dice, focal, or NAME=WEIGHT. Received: 'hinge'"),
+        (["--resize", "640"], "--resize: must be LONG SHORT in pixels, or own. Received: '640'"),
+        (["--label-map", "255"], "--label-map: must be LABEL=CLASS, two numbers of 0..255. Received: '255'"),
+        (["--threshold", "1"], "--threshold: must be a probability above 0 and below 1. Received: '1'"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_form(here, more, message, capsys):
+    with pytest.raises(SystemExit):
+        train.main(arguments(here, here / "none", *more))
+    assert message in capsys.readouterr().err
+
+
+def test_two_runs_into_one_folder_do_not_meet(here, uninterrupted):
+    to = here / "uninterrupted"
+    before = (to / "last.keras").read_bytes()
+    with (
+        files.locked(to / "training.lock", "is training into it"),
+        pytest.raises(files.InUseError, match=f"Process {os.getpid()} is training into it since"),
+    ):
+        train.main(arguments(here, to, *validated(here)))
+    assert (to / "last.keras").read_bytes() == before
+    (to / "training.lock").write_text("left by a killed run")
+    train.main(arguments(here, to, *validated(here)))
+    assert not (to / "training.lock").exists()
+
+
+def options_for(here, *more):
+    options = train.parse(arguments(here, here / "none", *more))
+    options.pairs = command_line.open_data(options, "train", 3)
+    return options
+
+
+@pytest.mark.parametrize(
+    "more, resize, crop",
+    [
+        ([], "own", (64, 96)),  # pictures of 80x60 make a crop of 512x512 mostly padding
+        (["--resize", "512", "512"], None, (384, 512)),  # the row's own box
+        (["--resize", "160", "120"], (160, 120), (128, 160)),
+        (["--resize", "own", "--crop", "33", "49"], "own", [33, 49]),
+    ],
+)
+def test_own_pictures_are_trained_at_their_own_size(here, more, resize, crop):
+    options, recipe = options_for(here), recipes.find(NAME)
+    options = train.parse(
+        [NAME, "--images", str(here / "images"), "--labels", str(here / "labels"), "--to", "x", *more]
+    )
+    options.pairs = command_line.open_data(options, "train", 3)
+    train.choose_sizes(options, recipe)
+    assert (options.resize, options.crop, options.sizes) == (resize, crop, {(80, 60): 8})
+
+
+def test_the_model_is_tested_as_it_was_trained(here, uninterrupted):
+    assert recipes.find(NAME).row.protocol.resize == (512, 512)
+    assert uninterrupted.protocol == kd.Protocol("whole")
+    recipe = recipes.find("deeplabv3_r50-d8_769x769_80k_cityscapes")
+    assert recipe.protocol() == recipe.row.protocol == recipe.protocol(crop=(769, 769))
+    small = kd.Protocol("slide", crop=(96, 128), stride=(64, 85), resize=(160, 120))
+    assert recipe.protocol((160, 120), (96, 128)) == small
+    assert recipe.protocol("own", (769, 769)).resize is None
+
+
+def test_the_summary_says_what_is_trained(here, capsys):
+    options, recipe = options_for(here), recipes.find(NAME)
+    train.choose_sizes(options, recipe)
+    options.validation = None
+    report = train.check_data(options, 3, True)
+    model = build(NAME, num_classes=3, classes=("dark", "grey", "bright"), palette=None)
+    model.protocol = recipe.protocol(options.resize, options.crop)
+    run = progress.Run(model, here / "new run", options.pairs, 2, 0, 0, 8, {})
+    train.print_summary(run, recipe, options, devices.Devices(), report)
+    shown = dict(re.split("  +", line, maxsplit=1) for line in capsys.readouterr().out.splitlines() if "  " in line)
+    assert shown["pictures"] == "8 of 80x60" and shown["checked"] == "8 label maps of 8: no faults"
+    shares = 100 * report.pixels / report.pixels.sum()
+    assert f"grey {shares[1]:.3g} %" in shown["classes"] and shown["classes"].startswith("3: ")
+    assert shown["resize"] == "own size; then times 0.5 to 2 at random" and shown["crop"] == "33x49 (height x width)"
+    assert shown["test"] == "whole picture, at its own size" and shown["steps"] == "8 (2 epochs)"
+    assert shown["device"] == "CPU:0" and shown["saves"] == f"{here / 'new run' / 'last.keras'} every 2 steps"
+
+
+@pytest.fixture(scope="module")
+def masks(here):
+    """Masks of 0 and 255 of the pictures, in a folder named as Cityscapes names its own."""
+    for path in (here / "labels").glob("*.png"):
+        with Image.open(path) as image:
+            mask = np.where(np.asarray(image) > 0, 255, 0).astype("uint8")
+        to = here / "masks" / f"{path.stem}_mask.png"
+        to.parent.mkdir(exist_ok=True)
+        Image.fromarray(mask).save(to)
+    return here / "masks"
+
+
+def test_masks_of_0_and_255_are_refused_with_their_remedy(here, masks):
+    line = arguments(here, here / "new masks", "--labels", str(masks), "--num-classes", "2", "--class-weight", "1", "1")
+    with pytest.raises(SystemExit) as stop:
+        command_line.run(train.main, line)
+    error = str(stop.value)
+    assert error.startswith("error: Class 1 of 0..1 occurs in no label map. Received: 8 label maps with the labels 0 (")
+    assert "Masks of 0 and 255 need --binary: 255 is then class 1" in error and "use --allow-missing-classes" in error
+    assert not (here / "new masks").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "out_channels" not in signature(kd.DeepLabV3Plus.from_preset).parameters, reason="needs from_preset"
+)
+def test_one_output_is_trained_from_masks(here, masks):
+    options = ["--binary", "--one-output", "--threshold", "0.4", "--loss", "cross-entropy", "dice=3"]
+    line = [part for part in arguments(here, here / "one", "--labels", str(masks), *options)]
+    for option, count in (("--num-classes", 1), ("--class-weight", 3)):
+        at = line.index(option)
+        del line[at : at + 1 + count]
+    train.main(line)
+    model = keras.saving.load_model(here / "one" / "model.keras")
+    assert model.threshold == 0.4 and model.output_shape[-1] == 1 and model.num_classes == 2
 
 
 def test_several_machines_on_tensorflow_are_refused(here, monkeypatch):

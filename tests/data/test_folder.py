@@ -6,6 +6,7 @@ from PIL import Image
 from support.drawn import picture
 
 from keras_deeplab.data import folder
+from keras_deeplab.data.matching import match
 from keras_deeplab.data.pairs import find_pairs
 from keras_deeplab.pictures.exif import ORIENTATION
 
@@ -100,7 +101,7 @@ def cmyk(path):
         ("labels/b.png", sixteen_bits, ["b.png has 16 bits"]),
         ("labels/b.png", coloured, ["b.png is a colour picture (RGB)", "not RGB"]),
         ("labels/a.png", with_200, ["a.png holds 200 (5 pixels)", "0..2, and 255 for pixels to ignore."]),
-        ("labels/a.png", counted_from_1, ["a.png holds 3 (", "use reduce_zero_label"]),
+        ("labels/a.png", counted_from_1, ["a.png holds 3 (", "use `reduce_zero_label=True`"]),
         ("labels/a.png", smaller, ["a.jpg is 32x24, but its label", "a.png is 30x24"]),
         ("labels/a.png", jpeg, ["a.png is in fact a JPEG file"]),
         ("images/a.jpg", cmyk, ["a.jpg is CMYK"]),
@@ -118,7 +119,7 @@ def test_each_fault_is_one_line_that_names_the_file(folders, name, damage, parts
 
 def test_values_above_the_classes_explain_the_zero_rule(folders):
     with_200(folders[1] / "a.png")
-    (line,) = folder.check(*folders, 3, reduce_zero_label=True).problems
+    (line,) = folder.check(*folders, 3, reduce_zero_label=True, allow_missing_classes=True).problems
     assert "0..3, and 255" in line and "every other label is lowered by one" in line
 
 
@@ -154,3 +155,71 @@ def test_class_names_are_read_if_there_is_a_file_of_them(folders):
     assert folder.read_classes(*folders) is None
     (folders[0].parent / "classes.txt").write_text("road\nsky \n\ncar\n")
     assert folder.read_classes(*folders) == ("road", "sky", "car")
+
+
+def masks(folders, *values, count=3):
+    """Label maps of three pictures whose pixels are these values in equal parts."""
+    label = np.repeat(np.array(values, np.uint8), 768 // len(values)).reshape(24, 32)
+    for name in "abc"[:count]:
+        Image.fromarray(label).save(folders[1] / f"{name}.png")
+    return folders
+
+
+@pytest.mark.parametrize(
+    "values, num_classes, rule, parts",
+    [
+        (
+            (0, 255),
+            2,
+            {},
+            ["Class 1 of 0..1", "0 (50 %), 255 (50 %); 255 is ignored", "need `label_map={255: 1}`: 255 is"],
+        ),
+        ((0, 255), 3, {}, ["Classes 1..2 of 0..2", "`label_map={255: 1}` with `num_classes=2`"]),
+        ((0, 255), 2, {"reduce_zero_label": True}, ["`label_map={255: 1}`", "Leave `reduce_zero_label` out."]),
+        ((1, 2), 3, {}, ["Class 0 of 0..2", "use `reduce_zero_label=True` and `num_classes=2`"]),
+        ((1, 2, 3), 3, {}, ["Class 0 of 0..2", "use `reduce_zero_label=True` and `num_classes=3`"]),
+        ((0, 1, 2), 5, {}, ["Classes 3..4 of 0..4", "If there are only 3 classes, use `num_classes=3`."]),
+        ((0, 1, 2), 3, {"reduce_zero_label": True}, ["Class 2 of", "leave `reduce_zero_label` out"]),
+        ((0, 1), 3, {"label_map": {1: 2}}, ["Class 1 of 0..2", "(1 becomes 2)"]),
+        ((0, 3), 4, {}, ["Classes 1..2 of 0..3", "Look at the label maps"]),
+    ],
+)
+def test_a_class_in_no_label_map_is_a_fault_with_its_remedy(folders, values, num_classes, rule, parts):
+    report = folder.check(*masks(folders, *values), num_classes, **rule)
+    assert all(part in report.problems[0] for part in parts), report.problems
+    assert "`allow_missing_classes=True`" in report.problems[0]
+    allowed = folder.check(*folders, num_classes, allow_missing_classes=True, **rule)
+    assert allowed.problems == report.problems[1:] and allowed.missing == report.missing != []
+
+
+def test_a_label_map_is_applied_after_the_zero_rule(folders):
+    masks(folders, 0, 1, 2, 255)
+    report = folder.check(*folders, 2, label_map={255: 1, 1: 0, 2: 1})
+    assert report.problems == [] and report.pixels.tolist() == [3 * 384, 3 * 384] and report.ignored == 0
+    report = folder.check(*folders, 2, reduce_zero_label=True, label_map={0: 1, 1: 0, 255: 255})
+    assert report.pixels.tolist() == [3 * 192, 3 * 192] and report.ignored == 3 * 384
+    for wrong in ({255: 256}, {"a": 1}, {0: 0.5}, [1]):
+        with pytest.raises(ValueError, match="`label_map` must be"):
+            folder.check(*folders, 2, label_map=wrong)
+
+
+def test_soft_edges_and_too_few_classes_are_explained(folders):
+    Image.fromarray(np.arange(768, dtype=np.int64).reshape(24, 32).astype(np.uint8)).save(folders[1] / "a.png")
+    (line,) = folder.check(*folders, 2, label_map={255: 1}).problems[:1]
+    assert "mask > 127" in line
+    with pytest.raises(
+        ValueError, match="from 2 to 255; the background is a class too. Received: 1. .*`num_classes=2`"
+    ):
+        folder.check(*folders, 1)
+
+
+def test_many_label_maps_are_read_until_every_class_was_seen(folders, monkeypatch):
+    monkeypatch.setattr(folder, "READ_AT_ONCE", 1)
+    masks(folders, 0, 1)
+    Image.fromarray(label_map()).save(folders[1] / "b.png")  # alone has class 2, and is not among the evenly spaced two
+    pairs = match(*folders).pairs
+    assert folder.check_pairs(pairs, 2, at_most=2).scanned == 2
+    report = folder.check_pairs(pairs, 3, at_most=2)
+    assert report.scanned == 3 and report.problems == [] and report.sizes == {(32, 24): 2}
+    assert folder.check_pairs(pairs, 3, at_most=3).sizes == {(32, 24): 3}
+    assert folder.picture_sizes(find_pairs(*folders), 2) == ({(32, 24): 2}, 2)

@@ -305,3 +305,46 @@ def test_turned_photos_are_upright(folders):
 def test_small_pictures_are_padded(folders):
     images, labels = batches(folders, 1, crop=(100, 160), resize_ratio=(1.0, 1.0))[0]
     assert np.all(images[:, 48:] == np.float32(MEAN)) and np.all(labels[:, :, 64:] == 255)
+
+
+def mmsegmentation_labels(label, reduce_zero_label, label_map):
+    """As LoadAnnotations of mmsegmentation 1.2.2 defines it: first the zero rule, then the map of the result's values."""
+    label = label.astype(int)
+    if reduce_zero_label:
+        label = np.where((label == 0) | (label == 255), 255, label - 1)
+    mapped = label.copy()
+    for old, new in label_map.items():
+        mapped[label == old] = new
+    return mapped.astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "zero, label_map", [(False, {255: 1}), (True, {0: 2, 2: 0, 255: 1}), (False, {1: 0, 2: 1, 3: 255})]
+)
+def test_a_label_map_comes_after_the_zero_rule_in_both_pipelines(folders, zero, label_map):
+    rule = dict(reduce_zero_label=zero, label_map=label_map)
+    for number, (_, label) in enumerate(evaluation_data(*folders, **rule)):
+        assert np.array_equal(label, mmsegmentation_labels(label_of(number), zero, label_map))
+    whole = dict(resize_ratio=(1.0, 1.0), crop=(50, 64), cat_max_ratio=1, flip=0.0, batch=COUNT)
+    ((_, labels),) = batches(folders, 1, **whole, **rule)
+    expected = [mmsegmentation_labels(label_of(n), zero, label_map) for n in range(COUNT)]
+    assert np.all(labels[:, 48:] == 255)  # padding stays ignored, whatever 255 becomes in the files
+    assert all(sum(np.array_equal(label[:48], e) for e in expected) == 1 for label in labels)
+
+
+def test_own_size_is_the_box_of_each_picture(folders):
+    assert equal(batches(folders, 2, resize_base=None), batches(folders, 2, resize_base=(64, 48)))
+
+
+def test_labels_of_one_class_are_refused_before_training(folders):
+    with pytest.raises(ValueError, match="Classes 4..5 of 0..5 occur in no label map. Received: 5 label maps"):
+        training_data(*folders, **OPTIONS, num_classes=6)
+    assert training_data(*folders, **OPTIONS, num_classes=4)
+    for path in folders[1].iterdir():
+        Image.fromarray(np.where(np.arange(64) < 9, 255, 0).astype(np.uint8)[None].repeat(48, 0)).save(path)
+    with pytest.raises(ValueError, match="Masks of 0 and 255 need `label_map={255: 1}`"):
+        training_data(*folders, **OPTIONS)
+    assert training_data(*folders, **OPTIONS, label_map={255: 1})
+    assert training_data(*folders, **OPTIONS, allow_missing_classes=True)
+    with pytest.raises(ValueError, match="batch must be a positive integer. Received: 0"):
+        training_data(*folders, **{**OPTIONS, "batch": 0}, label_map={255: 1})

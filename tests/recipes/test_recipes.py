@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 import support
+from support.drawn import NARROW, batches
 from support.narrow import drawn
 
+import keras_deeplab as kd
 from keras_deeplab import recipes
 from keras_deeplab.catalog import rows
 from keras_deeplab.training import losses, optimizers
@@ -75,3 +78,43 @@ def test_a_compiled_model_keeps_its_optimizer_in_a_file(tmp_path):
     model.save(tmp_path / "x.keras")
     loaded = keras.saving.load_model(tmp_path / "x.keras")
     assert type(loaded.optimizer) is optimizers.SGD and loaded.optimizer.get_config() == model.optimizer.get_config()
+
+
+def test_what_is_frozen_stays_frozen_in_a_file_with_the_optimizer_s_state(tmp_path):
+    name = "deeplabv3plus_r18_loveda"
+    model, recipe = drawn(name, auxiliary_head=True), recipes.find(name)
+    recipe.compile(model, steps=4, learning_rate=0.01, freeze=["norms"])
+    pictures, labels = batches(1, 1, 33, 33, 7)
+    model.fit(pictures[0], labels[0], batch_size=1, verbose=0)
+    model.save(tmp_path / "x.keras")
+    loaded = keras.saving.load_model(tmp_path / "x.keras")
+    frozen = [layer.name for layer in model.layers if layer.weights and not layer.trainable]
+    norms = [layer.name for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert frozen == norms == [layer.name for layer in loaded.layers if layer.weights and not layer.trainable]
+    states = [[np.array(v) for v in one.optimizer.variables] for one in (model, loaded)]
+    assert len(states[0]) == len(states[1]) and all(map(np.array_equal, *states))
+    before = [np.array(v) for v in loaded.non_trainable_variables]
+    loaded.fit(pictures[0], labels[0], batch_size=1, verbose=0)
+    kept = {v.path: np.array(v) for v in loaded.non_trainable_variables if "seed" not in v.path}
+    assert all(np.array_equal(v, kept[w.path]) for v, w in zip(before, loaded.non_trainable_variables, strict=True)
+               if w.path in kept)  # fmt: skip
+    plain = kd.DeepLabV3Plus.from_preset("r18_loveda", weights=tmp_path / "x.keras")  # without the auxiliary head
+    assert [layer.name for layer in plain.layers if layer.weights and not layer.trainable] == [
+        layer for layer in norms if not layer.startswith("auxiliary_head")
+    ]
+    recipe.compile(loaded, steps=4)  # no part is named: all is trained again
+    assert all(layer.trainable for layer in loaded.layers)
+
+
+def test_losses_are_named_and_summed():
+    name = "deeplabv3_r101-d16-mg124_512x1024_40k_cityscapes"
+    model = drawn(name, auxiliary_head=True)
+    recipes.find(name).compile(model, loss={"cross-entropy": 1.0, "dice": 3.0}, class_weight=[2.0] * 19)
+    parts = model.loss["logits"].parts
+    assert parts[0].min_kept == 100_000 and parts[0].class_weight == (2.0,) * 19 and parts[1].use_sigmoid is False
+    assert model.loss["auxiliary"].parts[0].min_kept is None and model.loss["auxiliary"].weights == (1.0, 3.0)
+    one = kd.DeepLabV3Plus(2, backbone="r18", out_channels=1, **NARROW)
+    recipes.find("deeplabv3plus_r18_loveda").compile(one, loss={"dice": 1.0, "focal": 2.0})
+    assert one.loss.parts[0].use_sigmoid is True and isinstance(one.loss.parts[1], losses.FocalLoss)
+    with pytest.raises(ValueError, match="one of cross-entropy, dice, focal. Received: hinge"):
+        recipes.find(name).compile(model, loss={"hinge": 1.0})
