@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from keras_deeplab.catalog.datasets import IGNORE
-from keras_deeplab.pictures.exif import swaps_sides
 from keras_deeplab.pictures.files import IMAGE_SUFFIXES, list_files
+from keras_deeplab.pictures.labels import read_label
+from keras_deeplab.pictures.read import read_bytes
 
 
 def match(images, labels):
@@ -148,15 +148,15 @@ def check(
 def _check_pair(image_path, label_path, num_classes, reduce_zero_label):
     """The faults of one pair, a line for each, and the number of pixels of each value in its label, (256,) int64."""
     faults, sizes, count = [], [], np.zeros(256, np.int64)
-    for path, read in ((image_path, _read_image), (label_path, _read_label)):
+    for path, read in ((image_path, read_bytes), (label_path, read_label)):
         try:
-            size, histogram = read(path)
-            sizes.append(size)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            faults.append(f"{path} {' '.join(str(error).split())}")  # one line, whatever the error's text
+            pixels = read(path.read_bytes(), path)
+        except (OSError, ValueError) as error:
+            faults.append(" ".join(str(error).split()))  # one line, whatever the error's text
             continue
-        if histogram is not None:
-            count = np.array(histogram, np.int64)
+        sizes.append(pixels.shape[1::-1])
+        if read is read_label:
+            count = np.bincount(pixels.ravel(), minlength=256)
             faults += _unknown_values(path, count, num_classes, reduce_zero_label)
     if len(sizes) == 2 and sizes[0] != sizes[1]:
         (width, height), (label_width, label_height) = sizes
@@ -165,47 +165,6 @@ def _check_pair(image_path, label_path, num_classes, reduce_zero_label):
             "(width x height). Both must have the same size."
         )
     return faults, count
-
-
-# The errors of the functions below go on from the path of the file: "PATH is CMYK, ...".
-
-
-def _open(path, formats):
-    try:
-        image = Image.open(path)
-        image.load()
-    except Exception as error:
-        raise ValueError(f"cannot be read: {error}.") from error
-    if image.format not in formats:
-        raise ValueError(f"is in fact a {image.format} file. Expected: {', '.join(formats)}.")
-    return image
-
-
-def _read_image(path):
-    with _open(path, ("JPEG", "MPO", "PNG", "TIFF")) as image:
-        if image.mode == "CMYK":
-            raise ValueError("is CMYK, whose colours depend on a profile. Convert it to RGB.")
-        if image.mode in ("I", "F"):
-            raise ValueError(
-                f"has pixels of Pillow's mode {image.mode}, whose range is unknown. Convert them to 8 bits."
-            )
-        return (image.size[::-1] if swaps_sides(image) else image.size), None
-
-
-def _read_label(path):
-    with _open(path, ("PNG",)) as image:
-        if image.mode.startswith("I"):
-            raise ValueError(
-                "has 16 bits per pixel. A label has 8: classes 0..254, and 255 for pixels without a class."
-            )
-        if image.mode not in ("1", "L", "P"):
-            raise ValueError(
-                f"is a colour picture ({image.mode}). A label must be a grey or palette PNG, not RGB: each pixel is the "
-                "number of a class."
-            )
-        values = image.histogram()
-        # Pillow counts the ones of a 1-bit picture as 255; they are class 1.
-        return image.size, values if image.mode != "1" else [values[0], values[255], *[0] * 254]
 
 
 def _unknown_values(path, count, num_classes, reduce_zero_label):
