@@ -17,7 +17,7 @@ import numpy as np
 
 from keras_deeplab.catalog.datasets import IGNORE
 from keras_deeplab.pictures.files import IMAGE_SUFFIXES, list_files
-from keras_deeplab.pictures.labels import read_label
+from keras_deeplab.pictures.labels import check_class_count, read_label
 from keras_deeplab.pictures.read import read_bytes
 
 
@@ -126,6 +126,7 @@ def check(
         FileNotFoundError: if there is no such folder.
         ValueError: if a folder holds no such files, or two of the same stem.
     """
+    check_class_count(num_classes, reduce_zero_label)
     pairs, problems = match(images, labels)
     counts = np.zeros([len(pairs), 256], np.int64)  # pixels of each value in each label map
 

@@ -226,7 +226,7 @@ def read_label(data, name, num_classes, reduce_zero_label):
     Raises:
         ValueError: for another kind of file, a damaged one, or labels that are no class.
     """
-    check_class_count(num_classes, reduce_zero_label)
+    label_files.check_class_count(num_classes, reduce_zero_label)
     label = label_files.read_label(data, name)
     if reduce_zero_label:
         label = label - np.uint8(1)  # 0 becomes 255
@@ -239,16 +239,6 @@ def read_label(data, name, num_classes, reduce_zero_label):
             "reduce_zero_label."
         )
     return label
-
-
-def check_class_count(num_classes, reduce_zero_label):
-    """Raises `ValueError` if the label of the last class would be 255, which means "no class"."""
-    most = IGNORE - 1 if reduce_zero_label else IGNORE
-    if num_classes > most:
-        rule = " with reduce_zero_label, whose labels count from 1" if reduce_zero_label else ""
-        raise ValueError(
-            f"There must be at most {most} classes{rule}: label 255 has no class. Received: {num_classes}."
-        )
 
 
 def confusion(truth, predicted, num_classes):

@@ -36,6 +36,16 @@ def read_label(data: bytes, name, *, decode=None):
         raise ValueError(f"{name} is damaged: {reason}. Copy or save the file again. {RULE}") from error
 
 
+def check_class_count(num_classes, reduce_zero_label):
+    """Raises `ValueError` if the label of the last class would be 255, which means "no class"."""
+    most = 254 if reduce_zero_label else 255
+    if num_classes > most:
+        rule = " with reduce_zero_label, whose labels count from 1" if reduce_zero_label else ""
+        raise ValueError(
+            f"There must be at most {most} classes{rule}: label 255 has no class. Received: {num_classes}."
+        )
+
+
 def decode_label(data):
     """The labels in a PNG file: the values of a grey PNG, the indices (not the colours) of a palette PNG.
 

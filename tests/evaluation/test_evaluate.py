@@ -167,8 +167,9 @@ def test_damaged_files_and_wrong_options_are_named(data_set, tmp_path):
     (tmp_path / "0.png").write_bytes((images / "0.png").read_bytes()[:900])
     with pytest.raises(ValueError, match="0.png"):
         kd.evaluate(model, [tmp_path / "0.png"], [labels / "0.png"], progress=False)
-    with pytest.raises(ValueError, match="0.png is damaged"):
-        kd.evaluate(model, [images / "0.png"], [tmp_path / "0.png"], progress=False)
+    (tmp_path / "cut.png").write_bytes((labels / "0.png").read_bytes()[:-20])
+    with pytest.raises(ValueError, match="cut.png is damaged"):
+        kd.evaluate(model, [images / "0.png"], [tmp_path / "cut.png"], progress=False)
     with pytest.raises(ValueError, match=r"devices must be a list .* Received: \[\]"):
         kd.evaluate(model, images, labels, devices=[], progress=False)
     prepared = FilePairs([images / "0.png"], [labels / "0.png"])

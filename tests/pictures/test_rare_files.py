@@ -2,6 +2,7 @@
 
 import io
 import struct
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from PIL import Image
 from support.drawn import picture
 
 import keras_deeplab as kd
+from keras_deeplab.catalog.protocol import Protocol
 from keras_deeplab.data.folder import check
+from keras_deeplab.evaluation.report import describe
 from keras_deeplab.inference.segment import check_pictures
-from keras_deeplab.pictures.labels import read_label
+from keras_deeplab.pictures.labels import check_class_count, read_label
 from keras_deeplab.pictures.read import read_bytes, read_image
 
 DEEP = np.random.default_rng(0).integers(0, 65536, (5, 6, 4))
@@ -149,6 +152,20 @@ def test_what_is_no_path_is_named_shortly(tmp_path):
         with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
             read_image(text)
         assert len(str(error.value)) < 250
+
+
+def test_the_last_class_never_has_label_255():
+    check_class_count(255, False)
+    check_class_count(254, True)
+    for count, reduced in ((256, False), (255, True)):
+        with pytest.raises(ValueError, match=f"Received: {count}"):
+            check_class_count(count, reduced)
+
+
+def test_a_report_names_a_box_only_where_there_is_one():
+    options = {"resize": None, "multi_scale_flip": True}
+    for box, words in ((None, "six scales of the picture"), ((64, 32), "resized to fit 64x32, six scales of the box")):
+        assert words in describe(SimpleNamespace(protocol=Protocol("whole", resize=box)), options)
 
 
 def test_nested_lists_are_no_pictures():
