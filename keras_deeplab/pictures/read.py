@@ -97,7 +97,7 @@ def _read_jpeg_or_png(data, decode):
     except tf.errors.InvalidArgumentError as error:
         if 3 * width * height >= DECODED_BYTES:
             return pillow.read(data)
-        raise pillow.Refused(_cause(str(error))) from error
+        raise pillow.Refused(_cause(data, str(error))) from error
 
 
 def _size(data):
@@ -127,11 +127,11 @@ def _check_quietly(data):
         raise pillow.Refused("is damaged: its JPEG data ends too early. Copy or save the file again") from error
 
 
-def _cause(message):
+def _cause(data, message):
     """The reason in the message of a failed graph."""
     if "not CMYK" in message:
         return "is CMYK, whose colours depend on a profile. Convert it to RGB first"
-    kind = "JPEG" if "jpeg" in message.lower() else "PNG"
+    kind = "JPEG" if data.startswith(JPEG) else "PNG"
     return f"is damaged: its bytes are not a whole {kind}. Copy or save the file again"
 
 

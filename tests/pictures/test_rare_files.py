@@ -113,6 +113,7 @@ def turned_webp():
         (b"iVBORw0KGgo", "base64 text"),
         (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
         (b"\xff\xd8\xff", "is damaged"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(30), "its bytes are not a whole PNG"),
         (b"DDS " + struct.pack("<I", 124) + bytes(120), "damaged, or of a kind"),
     ],
 )
