@@ -126,6 +126,7 @@ def tile(image, label, names, colours, label_rule):
     size = (TILE_WIDTH, max(1, round(TILE_WIDTH * picture.shape[0] / picture.shape[1])))
     picture = np.asarray(Image.fromarray(picture).resize(size))
     labels = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
+    labels = np.where(labels < len(names), labels, IGNORE)  # values that are no class are among the faults already
     return overlay(picture, labels, names, colours)
 
 

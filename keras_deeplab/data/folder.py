@@ -21,6 +21,8 @@ from keras_deeplab.catalog.datasets import IGNORE
 from keras_deeplab.data.label_rule import BINARY, checked_map, describe, label_table
 from keras_deeplab.data.matching import match, read_lines
 from keras_deeplab.pictures.exif import swaps_sides
+from keras_deeplab.pictures.labels import check_class_count, read_label
+from keras_deeplab.pictures.read import read_bytes
 
 READ_AT_ONCE = 64  # pairs that are handed to the threads together
 
@@ -146,9 +148,11 @@ def check_pairs(
             f"The number of classes must be from 2 to {IGNORE}; the background is a class too. Received: {num_classes}. "
             "One class and the background are `num_classes=2`."
         )
+    check_class_count(num_classes, reduce_zero_label)
     table = label_table(reduce_zero_label, label_map)
     pairs, problems = list(pairs), list(problems)
     values, pictures, sizes, scanned = np.zeros(256, np.int64), np.zeros(num_classes, np.int64), Counter(), 0
+    all_read = True
 
     def check_one(number_and_pair):
         number, (image, label) = number_and_pair
@@ -162,15 +166,17 @@ def check_pairs(
             numbers = range(start, min(start + READ_AT_ONCE, len(order)))
             for faults, count, size in pool.map(check_one, [(number, pairs[order[number]]) for number in numbers]):
                 problems += faults
-                values += count
-                pictures += _classes(count, table)[:num_classes] > 0
+                all_read &= count is not None
+                if count is not None:
+                    values += count
+                    pictures += _classes(count, table)[:num_classes] > 0
                 sizes.update([size] if size else [])
                 scanned += 1
                 if progress:
                     progress(scanned)
     classes = _classes(values, table)
     missing = [] if not classes.any() else [int(i) for i in np.flatnonzero(classes[:num_classes] == 0)]
-    if missing and not allow_missing_classes and not _unreadable(problems):
+    if missing and not allow_missing_classes and all_read:
         problems.insert(0, _missing_text(missing, values, scanned, num_classes, reduce_zero_label, label_map))
     return Report(
         pairs,
@@ -244,8 +250,8 @@ def require_classes(pairs, num_classes, reduce_zero_label, label_map):
 def _count_labels(path):
     """Pixels of each label of a label map, (256,) int64; None if it cannot be read."""
     try:
-        return np.array(_read_label(path)[1], np.int64)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return np.bincount(read_label(path.read_bytes(), path).ravel(), minlength=256)
+    except (OSError, ValueError):
         return None
 
 
@@ -262,10 +268,6 @@ def _classes(values, table):
     if table is None:
         return values
     return np.bincount(table, weights=values, minlength=256).astype(np.int64)  # exact up to 2**53 pixels
-
-
-def _unreadable(problems):
-    return any(" cannot be read: " in line for line in problems)
 
 
 def _missing_text(missing, values, scanned, num_classes, reduce_zero_label, label_map):
@@ -315,72 +317,32 @@ def _remedy(missing, labels, num_classes, reduce_zero_label, label_map):
 
 
 def _check_pair(image_path, label_path, num_classes, reduce_zero_label, label_map, table):
-    """The faults of one pair, a line for each; the pixels of each label, (256,) int64; the picture's (width, height) or None.
+    """Reads one pair, or with None for the image path only the label map.
 
-    The image path is None to read only the label map.
+    Returns:
+        its faults, a line for each; the pixels of each label, (256,) int64, or None if the label map cannot be read; the
+        picture's (width, height) or None.
     """
-    faults, sizes, count = [], [], np.zeros(256, np.int64)
-    for path, read in ((image_path, _read_image), (label_path, _read_label)):
+    faults, sizes, count = [], {}, None
+    for path, read in ((image_path, read_bytes), (label_path, read_label)):
         if path is None:
             continue
         try:
-            size, histogram = read(path)
-            sizes.append(size)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            faults.append(f"{path} {' '.join(str(error).split())}")  # one line, whatever the error's text
-            sizes.append(None)
+            pixels = read(path.read_bytes(), path)
+        except (OSError, ValueError) as error:
+            faults.append(" ".join(str(error).split()))  # one line, whatever the error's text
             continue
-        if histogram is not None:
-            count = np.array(histogram, np.int64)
+        sizes[path] = pixels.shape[1::-1]
+        if read is read_label:
+            count = np.bincount(pixels.ravel(), minlength=256)
             faults += _unknown_values(path, count, num_classes, reduce_zero_label, label_map, table)
-    if len(sizes) == 2 and None not in sizes and sizes[0] != sizes[1]:
-        (width, height), (label_width, label_height) = sizes
+    if len(set(sizes.values())) > 1:
+        (width, height), (label_width, label_height) = sizes.values()
         faults.append(
             f"{image_path} is {width}x{height}, but its label {label_path} is {label_width}x{label_height} "
             "(width x height). Both must have the same size."
         )
-    return faults, count, sizes[0] if image_path else None
-
-
-# The errors of the functions below go on from the path of the file: "PATH is CMYK, ...".
-
-
-def _open(path, formats):
-    try:
-        image = Image.open(path)
-        image.load()
-    except Exception as error:
-        raise ValueError(f"cannot be read: {error}.") from error
-    if image.format not in formats:
-        raise ValueError(f"is in fact a {image.format} file. Expected: {', '.join(formats)}.")
-    return image
-
-
-def _read_image(path):
-    with _open(path, ("JPEG", "MPO", "PNG", "TIFF")) as image:
-        if image.mode == "CMYK":
-            raise ValueError("is CMYK, whose colours depend on a profile. Convert it to RGB.")
-        if image.mode in ("I", "F"):
-            raise ValueError(
-                f"has pixels of Pillow's mode {image.mode}, whose range is unknown. Convert them to 8 bits."
-            )
-        return (image.size[::-1] if swaps_sides(image) else image.size), None
-
-
-def _read_label(path):
-    with _open(path, ("PNG",)) as image:
-        if image.mode.startswith("I"):
-            raise ValueError(
-                "has 16 bits per pixel. A label has 8: classes 0..254, and 255 for pixels without a class."
-            )
-        if image.mode not in ("1", "L", "P"):
-            raise ValueError(
-                f"is a colour picture ({image.mode}). A label must be a grey or palette PNG, not RGB: each pixel is the "
-                "number of a class. docs/data.md shows how to turn colours into class numbers."
-            )
-        values = image.histogram()
-        # Pillow counts the ones of a 1-bit picture as 255; they are class 1.
-        return image.size, values if image.mode != "1" else [values[0], values[255], *[0] * 254]
+    return faults, count, sizes.get(image_path)
 
 
 def _unknown_values(path, count, num_classes, reduce_zero_label, label_map, table):

@@ -5,9 +5,9 @@ Hence the number of threads or processes does not change the batches, and traini
 the batches before it.
 """
 
-import zlib
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.catalog.datasets import IGNORE
@@ -15,11 +15,13 @@ from keras_deeplab.data import folder, transforms
 from keras_deeplab.data.label_rule import label_table
 from keras_deeplab.data.pairs import find_pairs
 from keras_deeplab.networks.deeplab import positive_int
-from keras_deeplab.pictures.decode import PNG, decode_image
+from keras_deeplab.pictures import labels as label_files
+from keras_deeplab.pictures.decode import decode_image
+from keras_deeplab.pictures.files import JPEG, JPEG_END, PNG
+from keras_deeplab.pictures.labels import decode_label as decode_label  # where it was before
+from keras_deeplab.pictures.read import read_bytes
 
 EXIF_ENDS = 1 << 14  # bytes at the beginning and at the end of a PNG that are searched for its eXIf chunk
-PALETTE = 3  # the colour type of a PNG with a palette
-BYTES = [bytes([i]) for i in range(256)]  # uint8 -> a string of one byte
 
 
 def training_data(
@@ -47,7 +49,8 @@ def training_data(
 
     Args:
         images, labels: two folders (files of the same stem belong together), or two lists of files in the same order.
-            Images are JPEG, PNG or TIFF. Labels are PNG, grey or palette, whose values are the classes and 255.
+            Images are JPEG, PNG or TIFF, whatever their names: all that `read_image` reads. Labels are PNG, grey or
+            palette, whose values are the classes and 255.
             `images` can also be the pairs that `open_prepared` returns, without `labels`.
         resize_base: the two sides, in pixels, of the box that a ratio of 1 fits pictures into. None: every picture's own
             size.
@@ -81,7 +84,7 @@ def training_data(
     Raises:
         ValueError: if files are missing, the batch cannot be divided, or a class occurs in no label map.
         tf.errors.InvalidArgumentError: while the dataset is read, with the name of the file: if a file is damaged, a
-            picture and its label differ in size, or a label is RGB or has 16 bits.
+            picture and its label differ in size, or a label is no PNG, is RGB or has 16 bits.
     """
     pairs = find_pairs(images, labels)
     _check_label_rule(pairs, reduce_zero_label, label_map)
@@ -236,13 +239,13 @@ def _read_or_next(number, pairs, skipped):
     if skipped is None:
         return _read(*pairs.tensors(number))
 
-    def note(path):
+    def note(path, fault):
         skipped.append(path.decode())
-        print(f"skipped {path.decode()}: it cannot be decoded", flush=True)
+        print(f"skipped {path.decode()}: it cannot be decoded. {fault.decode()}", flush=True)
 
     def attempt(image, label, tried):
-        image, label, damaged_path = _decode_pair(*pairs.tensors((number + tried) % count))
-        tf.cond(damaged_path == "", tf.no_op, lambda: tf.group(tf.numpy_function(note, [damaged_path], [])))
+        image, label, path, fault = _decode_pair(*pairs.tensors((number + tried) % count))
+        tf.cond(fault == "", tf.no_op, lambda: tf.group(tf.numpy_function(note, [path, fault], [])))
         return image, label, tried + 1
 
     image, label, _ = tf.while_loop(
@@ -262,9 +265,9 @@ def _empty_pair():
 
 def _read(*tensors):
     """Image and label of one pair, from its `FilePairs.tensors`; an error that names the file if one is damaged."""
-    image, label, damaged_path = _decode_pair(*tensors)
-    text = " is damaged: it cannot be decoded. keras-deeplab check lists all such files."
-    return _values_or_error(damaged_path != "", tf.strings.join([damaged_path, text]), image, label)
+    image, label, _, fault = _decode_pair(*tensors)
+    text = tf.strings.join([fault, " keras-deeplab check lists all such files."])
+    return _values_or_error(fault != "", text, image, label)
 
 
 def _values_or_error(wrong, text, *values):
@@ -277,37 +280,56 @@ def _values_or_error(wrong, text, *values):
 
 
 def _decode_pair(image_bytes, label_bytes, image_path, label_path):
-    """Image, label and "". If a file is damaged: an empty image, an empty label and the path of that file."""
-    header = _header(label_bytes)
-    label_bytes = _checked_label(_palette_as_grey(label_bytes, *header), *header, label_path)
-    plain, empty = _is_plain(image_bytes), _empty_pair()
+    """Image, label, "" and "". If a file is damaged: an empty image, an empty label, that file's path and what is wrong.
 
-    def with_image_decoder(make_decode, *args):
-        """`_decode_or` of the function that `make_decode` builds around the picture decoder for this kind of file."""
+    The graph decodes JPEG and PNG. What it cannot decode is read again by the functions of `segment` and `evaluate`, which
+    read every other kind of file and say what is wrong.
+    """
+    header = label_files.header_of(label_bytes)
+    label_bytes = _checked_label(label_bytes, label_path)
+    grey_bytes = label_files.palette_as_grey(label_bytes, *header)
 
-        def decode_other(data):
-            return _decode_other(data, image_path)
+    def decoded_with(decode):
+        def both(image, label):
+            return decode(image), label_files.decode_grey(label)
 
-        return tf.cond(
-            plain,
-            lambda: _decode_or(make_decode(_decode_png), *args),
-            lambda: _decode_or(make_decode(decode_other), *args),
-        )
+        return lambda: _decode_or(both, [image_bytes, grey_bytes], _empty_pair())
 
-    def find_damaged():
-        image = with_image_decoder(lambda decode_image: decode_image, [image_bytes], empty[0])
-        return tf.where(tf.size(image) == 0, image_path, label_path)
-
-    def both(decode_image):
-        return lambda image, label: (decode_image(image), _decode_grey(label))
-
-    image, label = with_image_decoder(both, [image_bytes, label_bytes], empty)
-    label = _unscaled(label, *header)
-    damaged_path = tf.cond(tf.size(label) == 0, find_damaged, lambda: tf.constant(""))
+    image, label = tf.case(
+        [
+            (_is_plain(image_bytes), decoded_with(_decode_png)),
+            (_is_png(image_bytes) | _is_whole_jpeg(image_bytes), decoded_with(decode_image)),
+        ],
+        default=_empty_pair,
+    )
+    label = label_files.unscaled(label, *header)
+    image, label, path, fault = tf.cond(
+        tf.size(label) == 0,
+        lambda: _read_again(image_bytes, label_bytes, image_path, label_path),
+        lambda: (image, label, "", ""),
+    )
     differ = tf.reduce_any(tf.shape(image)[:2] != tf.shape(label))
     sizes = [tf.strings.reduce_join(tf.strings.as_string(tf.shape(x)[1::-1]), separator="x") for x in (image, label)]
     text = [image_path, " is ", sizes[0], " (width x height), but its label ", label_path, " is ", sizes[1], "."]
-    return _values_or_error(differ, tf.strings.join(text), image, label, damaged_path)
+    return _values_or_error(differ, tf.strings.join(text), image, label, path, fault)
+
+
+def _read_again(*tensors):
+    """What `_decode_pair` returns, by the functions that decide for one file everywhere."""
+
+    def read(image_bytes, label_bytes, image_path, label_path):
+        path = image_path  # of the file that is being read
+        try:
+            image = read_bytes(image_bytes, image_path.decode(), decode=decode_image)
+            path = label_path
+            label = label_files.read_label(label_bytes, label_path.decode(), decode=decode_label)
+        except ValueError as error:
+            return np.zeros([0, 0, 3], np.uint8), np.zeros([0, 0], np.uint8), path, str(error).encode()
+        return image, label, b"", b""
+
+    results = tf.numpy_function(read, tensors, [tf.uint8, tf.uint8, tf.string, tf.string])
+    shapes = [None, None, 3], [None, None], [], []
+    return tuple(tf.ensure_shape(result, shape) for result, shape in zip(results, shapes, strict=True))
 
 
 def _decode_or(decode, data, fallback):
@@ -320,94 +342,31 @@ def _decode_or(decode, data, fallback):
     return decoded.concatenate(tf.data.Dataset.from_tensors(fallback)).take(1).get_single_element()
 
 
+def _is_png(data):
+    return tf.strings.substr(data, 0, len(PNG)) == PNG
+
+
 def _is_plain(data):
     """Whether a file is a PNG without Exif. Most are, and these need no search for their orientation."""
-    is_png = tf.strings.substr(data, 0, len(PNG)) == PNG
     tail = tf.maximum(tf.strings.length(data) - EXIF_ENDS, 0)
     ends = tf.strings.substr(data, 0, EXIF_ENDS) + tf.strings.substr(data, tail, EXIF_ENDS)
-    return is_png & ~tf.strings.regex_full_match(ends, rb"\C*eXIf\C*")
+    return _is_png(data) & ~tf.strings.regex_full_match(ends, rb"\C*eXIf\C*")
+
+
+def _is_whole_jpeg(data):
+    """Whether a JPEG has its end marker. Others are read without the graph, whose libjpeg writes to the terminal."""
+    tail = tf.maximum(tf.strings.length(data) - len(JPEG_END), 0)
+    return (tf.strings.substr(data, 0, len(JPEG)) == JPEG) & (tf.strings.substr(data, tail, len(JPEG_END)) == JPEG_END)
 
 
 def _decode_png(data):
     return tf.io.decode_png(data, channels=3)
 
 
-def _decode_other(data, path):
-    """A picture that is no plain PNG: TIFF by Pillow, everything else by `decode_image`."""
-    is_tiff = tf.strings.regex_full_match(tf.strings.lower(path), r".*\.tiff?")
-    image = tf.cond(is_tiff, lambda: _decode_tiff(path), lambda: decode_image(data))
-    return tf.ensure_shape(image, [None, None, 3])
-
-
-def _decode_tiff(path):
-    """By Pillow: TensorFlow does not read TIFF."""
-    from keras_deeplab.pictures.read import read_image
-
-    return tf.ensure_shape(tf.numpy_function(lambda p: read_image(p.decode()), [path], tf.uint8), [None, None, 3])
-
-
-def _header(data):
-    """(bit depth, colour type) of a PNG, int32 scalars; (8, 0) for a file of another kind."""
-
-    def read():
-        return tuple(tf.unstack(tf.cast(tf.io.decode_raw(tf.strings.substr(data, 24, 2), tf.uint8), tf.int32), num=2))
-
-    is_png = (tf.strings.substr(data, 0, len(PNG)) == PNG) & (tf.strings.length(data) > 33)
-    return tf.cond(is_png, read, lambda: (tf.constant(8), tf.constant(0)))
-
-
-def _checked_label(data, depth, colour, path):
+def _checked_label(data, path):
     """The bytes of a label file, unchanged; an error if it would decode to something other than classes."""
-    kind = tf.where(
-        depth == 16, "has 16 bits", tf.where((colour == 0) | (colour == PALETTE), "", "has colours or alpha")
-    )
-    text = [path, " ", kind, ". A label must be an 8-bit PNG, grey or palette, whose values are the classes and 255."]
-    return _values_or_error(kind != "", tf.strings.join(text), data)[0]
-
-
-def decode_label(data):
-    """The labels in a PNG file: the values of a grey PNG, the indices (not the colours) of a palette PNG.
-
-    Args:
-        data: string scalar, the bytes of the file. One bit per pixel gives 0 and 1.
-
-    Returns:
-        (H, W) uint8.
-    """
-    header = _header(data)
-    return _unscaled(_decode_grey(_palette_as_grey(data, *header)), *header)
-
-
-def _decode_grey(data):
-    return tf.io.decode_png(data, channels=1)[..., 0]
-
-
-def _palette_as_grey(data, depth, colour):
-    return tf.cond(colour == PALETTE, lambda: _with_grey_type(data), lambda: data)
-
-
-def _unscaled(label, depth, colour):
-    """Palette indices and 1-bit values as they are in the file: the decoder scales values of fewer than 8 bits to 0..255.
-
-    Grey values of 2 and 4 bits stay scaled, as Pillow reads them too.
-    """
-    highest = tf.maximum(tf.bitwise.left_shift(1, depth) - 1, 1)  # the header of a damaged file may say 0 bits
-    scale = tf.where((colour == PALETTE) | (depth == 1), 255 // highest, 1)
-    return tf.cond(scale > 1, lambda: label // tf.cast(scale, tf.uint8), lambda: label)
-
-
-# TensorFlow decodes a palette PNG to its colours. The same file with the colour type of a grey PNG decodes to the indices.
-# CRC-32 is linear: this change of the header changes its checksum by the same exclusive or in every file.
-_CHECKSUM_CHANGE = zlib.crc32(bytes([PALETTE, 0, 0, 0])) ^ zlib.crc32(bytes(4))
-
-
-def _with_grey_type(data):
-    """The bytes of a palette PNG with the colour type (byte 25) of a grey one and the header's new checksum (29..32)."""
-    old = tf.io.decode_raw(tf.strings.substr(data, 29, 4), tf.uint8)
-    new = tf.bitwise.bitwise_xor(old, tf.constant(list(_CHECKSUM_CHANGE.to_bytes(4, "big")), tf.uint8))
-    checksum = tf.strings.reduce_join(tf.gather(tf.constant(BYTES), tf.cast(new, tf.int32)))
-    part = tf.strings.substr
-    return tf.strings.join([part(data, 0, 25), b"\0", part(data, 26, 3), checksum, part(data, 33, -1)])
+    fault = label_files.label_fault(data)
+    return _values_or_error(fault != "", tf.strings.join([path, " ", fault, ". ", label_files.RULE]), data)[0]
 
 
 def _apply_augment(augment, images, labels):

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import time
@@ -11,14 +10,14 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from keras_deeplab.catalog.datasets import IGNORE
 from keras_deeplab.data.label_rule import BINARY, label_table
 from keras_deeplab.data.pairs import find_pairs
 from keras_deeplab.evaluation import metrics
 from keras_deeplab.inference.predictions import predictions
-from keras_deeplab.pictures.read import read_image
+from keras_deeplab.pictures import labels as label_files
+from keras_deeplab.pictures.read import read_bytes
 from keras_deeplab.version import __version__
 
 SAVE_SECONDS = 5  # at least, between two writes of the `resume` file
@@ -225,10 +224,7 @@ def read_pair(pairs, number, num_classes, reduce_zero_label, label_map=None):
     """
     image, label = pairs.images[number], pairs.labels[number]
     image_bytes, label_bytes = pairs.read(number)
-    try:
-        picture = read_image(image_bytes)
-    except ValueError as error:
-        raise ValueError(f"{image}: {error}") from error
+    picture = read_bytes(image_bytes, image)
     truth = read_label(label_bytes, label, num_classes, reduce_zero_label, label_map)
     if truth.shape != picture.shape[:2]:
         raise ValueError(
@@ -255,18 +251,8 @@ def read_label(data, name, num_classes, reduce_zero_label, label_map=None):
     Raises:
         ValueError: for another kind of file, a damaged one, or labels that are no class.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            mode, label = image.mode, np.array(image)
-    except UnidentifiedImageError as error:
-        raise ValueError(
-            f"A label map must be an 8-bit PNG, grey or palette. Received: {name}, which is not a picture file."
-        ) from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} cannot be read as a label map: {error}. Replace the file.") from error
-    if mode not in ("L", "P", "1"):
-        raise ValueError(f"A label map must be an 8-bit PNG, grey or palette. Received: {name} of mode {mode}.")
-    label = label.astype(np.uint8)
+    label_files.check_class_count(num_classes, reduce_zero_label)
+    label = label_files.read_label(data, name)
     if (table := label_table(reduce_zero_label, label_map)) is not None:
         label = table[label]
     unknown = np.setdiff1d(label, [*range(num_classes), IGNORE])

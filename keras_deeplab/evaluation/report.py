@@ -127,7 +127,8 @@ def describe(model, protocol):
     if box and protocol["multi_scale_flip"] != "picture":
         parts.append(f"resized to fit {max(box)}x{min(box)}")
     if protocol["multi_scale_flip"]:
-        parts.append(f"six scales of the {protocol['multi_scale_flip']}, each plain and mirrored")
+        of_box = box and protocol["multi_scale_flip"] != "picture"  # without a box, its sides are the picture's
+        parts.append(f"six scales of the {'box' if of_box else 'picture'}, each plain and mirrored")
     return "Tested on " + ", ".join(parts) + ". Pixels labelled 255 do not count."
 
 

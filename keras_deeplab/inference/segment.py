@@ -8,6 +8,7 @@ mirror them back, and resize them to the picture's size. Label maps are computed
 whole picture never are in memory at once.
 """
 
+import os
 import weakref
 
 import keras
@@ -60,10 +61,22 @@ def segment(
     """
     network = network_of(model)
     if isinstance(image, (list, tuple)):
+        check_pictures(image)
         return [
             segment_with_network(network, model.protocol, one, multi_scale_flip, resize, return_scores) for one in image
         ]
     return segment_with_network(network, model.protocol, image, multi_scale_flip, resize, return_scores)
+
+
+def check_pictures(images):
+    """Raises `ValueError` if a list holds something other than pictures, such as the rows of `array.tolist()`."""
+    for number, image in enumerate(images):
+        if not hasattr(image, "__array__") and not isinstance(image, (str, os.PathLike, bytes, bytearray, memoryview)):
+            kind = "nested lists" if isinstance(image, (list, tuple)) else f"{type(image).__name__} as element {number}"
+            raise ValueError(
+                "A list must hold pictures: paths, bytes, PIL images or arrays. "
+                f"Received: {kind}. Turn numbers into an array with np.array(...)."
+            )
 
 
 def segment_with_network(network, protocol, image, multi_scale_flip=False, resize=None, return_scores=False):

@@ -6,18 +6,9 @@ The decoders are set so that every pixel value equals OpenCV's and Pillow's.
 import tensorflow as tf
 
 from keras_deeplab.pictures.exif import integer_at, orientation, upright
-from keras_deeplab.pictures.files import JPEG, PNG
+from keras_deeplab.pictures.files import FORMATS, JPEG, PNG, TEXTS
 
 MAX_SIDE = 32768  # pixels; the matrices in inference/segment.py that resize the scores grow with the side
-OTHER_FORMATS = {  # first bytes of a file: its format, for the error message
-    b"GIF8": "GIF",
-    b"BM": "BMP",
-    b"RIFF": "WebP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"/9j/": 'base64 text. In JSON, write {"b64": "..."} and the server decodes it',  # of a JPEG
-    b"iVBORw0K": 'base64 text. In JSON, write {"b64": "..."} and the server decodes it',  # of a PNG
-}
 
 
 def decode_image(data, *, max_pixels=None, name="A picture"):
@@ -39,8 +30,7 @@ def decode_image(data, *, max_pixels=None, name="A picture"):
     is_jpeg = tf.equal(tf.strings.substr(data, 0, len(JPEG)), JPEG)
     is_png = tf.equal(tf.strings.substr(data, 0, len(PNG)), PNG)
     received = tf.where(tf.equal(tf.strings.length(data), 0), "no bytes", "an unknown kind of file")
-    for start, other_format in OTHER_FORMATS.items():
-        received = tf.where(tf.equal(tf.strings.substr(data, 0, len(start)), start), other_format, received)
+    received = kind_of(data, {**FORMATS, **TEXTS}, received)
     rule = " must be the bytes of a JPEG or PNG file. Received: "
     with tf.control_dependencies([_require(is_jpeg | is_png, name, rule, received, ".")]):
         data = tf.identity(data)
@@ -54,6 +44,23 @@ def decode_image(data, *, max_pixels=None, name="A picture"):
             data = tf.identity(data)
     image = tf.cond(is_jpeg, lambda: _decode_jpeg(data, name), lambda: tf.io.decode_png(data, channels=3))
     return upright(tf.ensure_shape(image, [None, None, 3]), orientation(data, is_jpeg))
+
+
+def kind_of(data, kinds, unknown=""):
+    """What the first bytes of a file say it is, whatever its name.
+
+    Args:
+        data: string scalar, the bytes of the file.
+        kinds: {first bytes: kind}.
+        unknown: the kind of every other file.
+
+    Returns:
+        string scalar.
+    """
+    kind = tf.convert_to_tensor(unknown)
+    for start, name in kinds.items():
+        kind = tf.where(tf.equal(tf.strings.substr(data, 0, len(start)), start), name, kind)
+    return kind
 
 
 def _require(condition, *message):

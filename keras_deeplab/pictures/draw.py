@@ -5,23 +5,43 @@ from PIL import Image, ImageDraw, ImageFont
 
 from keras_deeplab.pictures.read import Picture, read_image
 
-IGNORED_COLOUR = (0, 0, 0)  # of label 255, and of every other label that is not a class
+IGNORE = 255  # the label of pixels without a class
+IGNORED_COLOUR = (0, 0, 0)  # of that label
 
 
 def palette_image(labels: np.ndarray, palette) -> Image.Image:
     """Turns a label map into an 8-bit palette image, whose pixel values are the labels.
 
     Args:
-        labels: (H, W) uint8.
-        palette: (R, G, B) of 0..255 for each class. Labels beyond the classes are drawn black.
+        labels: (H, W) integers: the number of a class, or 255 (drawn black).
+        palette: (R, G, B) of 0..255 for each class.
 
     Returns:
         `PIL.Image.Image` of mode "P".
+
+    Raises:
+        ValueError: for labels of another shape or type, or that are no class of the palette.
     """
-    image = Image.fromarray(np.asarray(labels, np.uint8), mode=None).convert("L")
-    image = Image.frombytes("P", image.size, image.tobytes())
+    labels = checked_labels(labels, palette)
+    image = Image.frombytes("P", labels.shape[::-1], labels.tobytes())
     image.putpalette([value for colour in padded_palette(palette) for value in colour])
     return image
+
+
+def checked_labels(labels, palette):
+    """The label map as (H, W) uint8. ValueError if it is none, or holds labels that are no class of the palette."""
+    labels = np.asarray(labels)
+    if labels.ndim != 2 or not labels.size or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"A label map must hold integers, (H, W), not empty. Received: {labels.dtype} of shape {labels.shape}."
+        )
+    unknown = np.unique(labels[((labels < 0) | (labels >= len(palette))) & (labels != IGNORE)])
+    if unknown.size:
+        raise ValueError(
+            f"Labels must be 0..{len(palette) - 1}, the classes of the palette, or {IGNORE}. "
+            f"Received: {', '.join(map(str, unknown[:5]))}. Use the palette of the model that made them."
+        )
+    return np.ascontiguousarray(labels, np.uint8)
 
 
 def padded_palette(palette):
@@ -45,14 +65,20 @@ def overlay(picture: Picture, labels: np.ndarray, classes, palette, *, opacity: 
         `PIL.Image.Image`, RGB, as wide as the picture.
 
     Raises:
-        ValueError: for a picture that cannot be read, or a label map of another size or type.
+        ValueError: for a picture that cannot be read, a label map of another size or type, labels that are no class, or
+            another number of names than of colours.
     """
     pixels, labels = read_image(picture), np.asarray(labels)
+    if len(classes) != len(palette):
+        raise ValueError(
+            f"The palette must have a colour for each class. Received: {len(classes)} classes, {len(palette)} colours."
+        )
     if labels.shape != pixels.shape[:2] or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
             f"A label map must hold integers and have its picture's size, (height, width) = {pixels.shape[:2]}. "
             f"Received: {labels.dtype} of shape {labels.shape}."
         )
+    labels = checked_labels(labels, palette)
     colours = np.asarray(padded_palette(palette), np.float32)[labels]
     # Pixels without a class keep their own colour.
     blended = np.where((labels < len(classes))[..., None], pixels * (1 - opacity) + colours * opacity, pixels)

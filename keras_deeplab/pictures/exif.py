@@ -25,7 +25,7 @@ def upright(image, turn):
 
     return tf.ensure_shape(
         tf.switch_case(
-            turn - 1,
+            tf.convert_to_tensor(turn) - 1,
             [
                 lambda: image,
                 lambda: image[:, ::-1],
@@ -79,7 +79,11 @@ def _walk(octets, start, step):
     return tf.while_loop(
         lambda position, begin, end: (position >= 0) & (position < size) & (end == 0),
         lambda position, begin, end: step(position),
-        [tf.constant(start), tf.constant(0), tf.constant(0)],
+        (
+            tf.constant(start),
+            tf.constant(0),
+            tf.constant(0),
+        ),  # a tuple, as `step` returns: outside of graphs both must agree
         maximum_iterations=MAX_SEGMENTS,
     )[1:]
 

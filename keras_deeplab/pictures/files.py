@@ -1,9 +1,32 @@
-"""A folder in, its picture files out; and the first bytes by which a picture file is known."""
+"""A folder in, its picture files out; and the first bytes by which a file is known, whatever its name."""
 
 from pathlib import Path
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"  # the first bytes of such a file
+JPEG_END = b"\xff\xd9"  # its last two bytes
+BASE64 = 'base64 text. In JSON, write {"b64": "..."} and the server decodes it'
+FORMATS = {  # the first bytes of a file: its format, for error messages
+    JPEG: "JPEG",
+    PNG: "PNG",
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    b"RIFF": "WebP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"%PDF": "PDF",
+}
+TEXTS = {  # the first bytes of what is taken for a picture by mistake: what it is
+    b"/9j/": BASE64,  # of a JPEG
+    b"iVBORw0K": BASE64,  # of a PNG
+    b"data:image": BASE64,
+    b"version https://git-lfs": "a pointer of Git LFS. `git lfs pull` fetches the file",
+    b"<": "HTML or XML text",
+}
 
 
 def list_files(folder, suffixes=IMAGE_SUFFIXES, *, subfolders=False):

@@ -96,10 +96,10 @@ def cmyk(path):
 @pytest.mark.parametrize(
     "name, damage, parts",
     [
-        ("labels/b.png", cut_in_half, ["b.png cannot be read"]),
-        ("images/b.png", cut_in_half, ["b.png cannot be read"]),
+        ("labels/b.png", cut_in_half, ["b.png is damaged"]),
+        ("images/b.png", cut_in_half, ["b.png is damaged"]),
         ("labels/b.png", sixteen_bits, ["b.png has 16 bits"]),
-        ("labels/b.png", coloured, ["b.png is a colour picture (RGB)", "not RGB"]),
+        ("labels/b.png", coloured, ["b.png has colours or alpha"]),
         ("labels/a.png", with_200, ["a.png holds 200 (5 pixels)", "0..2, and 255 for pixels to ignore."]),
         ("labels/a.png", counted_from_1, ["a.png holds 3 (", "use `reduce_zero_label=True`"]),
         ("labels/a.png", smaller, ["a.jpg is 32x24, but its label", "a.png is 30x24"]),
@@ -107,7 +107,7 @@ def cmyk(path):
         ("images/a.jpg", cmyk, ["a.jpg is CMYK"]),
         ("labels/a.png", lambda path: path.unlink(), ["a.jpg has no label", "a.png"]),
         ("images/a.jpg", lambda path: path.unlink(), ["a.png has no image of the stem 'a'"]),
-        ("images/a.jpg", lambda path: path.write_bytes(b""), ["a.jpg cannot be read"]),
+        ("images/a.jpg", lambda path: path.write_bytes(b""), ["a.jpg is damaged: it is empty"]),
     ],
 )
 def test_each_fault_is_one_line_that_names_the_file(folders, name, damage, parts):

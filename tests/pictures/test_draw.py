@@ -1,6 +1,7 @@
 """Pictures of label maps: ids are kept, colours are those of the palette, and the legend names the classes that occur."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
 import keras_deeplab as kd
@@ -32,3 +33,34 @@ def test_a_legend_wraps_in_a_narrow_picture():
     entries = [((i, i, i), f"class number {i}") for i in range(8)]
     assert legend(entries, 150).height > legend(entries, 2000).height > 0
     assert legend([], 100).height == 0
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        (np.full((4, 6), 2), "Labels must be 0..1, .* or 255. Received: 2"),
+        (np.full((4, 6), -1), "Received: -1"),
+        (np.full((4, 6), 300), "Received: 300"),
+        (np.zeros((4, 6)), "must hold integers"),
+        (np.zeros((4, 6, 1), np.uint8), r"shape \(4, 6, 1\)"),
+    ],
+)
+def test_labels_that_the_palette_does_not_know_are_refused(labels, message):
+    with pytest.raises(ValueError, match=message):
+        kd.palette_image(labels, PALETTE)
+    with pytest.raises(ValueError, match=message):
+        kd.overlay(np.zeros((4, 6, 3), np.uint8), labels, ("road", "sky"), PALETTE)
+
+
+def test_overlays_take_what_segment_takes(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned: 4 wide and 6 high in the file, 6 wide and 4 high upright
+    image = Image.fromarray(np.full((6, 4, 3), 90, np.uint8))
+    image.save(tmp_path / "x.jpg", exif=exif)
+    labels = np.zeros((4, 6), np.uint8)
+    for source in (tmp_path / "x.jpg", (tmp_path / "x.jpg").read_bytes(), Image.open(tmp_path / "x.jpg")):
+        assert kd.overlay(source, labels, ("road", "sky"), PALETTE).width == 6
+    with pytest.raises(ValueError, match="have its picture's size"):
+        kd.overlay(image, labels, ("road", "sky"), PALETTE)
+    with pytest.raises(ValueError, match="Received: 1 classes, 2 colours"):
+        kd.overlay(tmp_path / "x.jpg", labels, ("road",), PALETTE)
