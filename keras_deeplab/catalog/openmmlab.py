@@ -1,4 +1,4 @@
-"""OpenMMLab's released models as a table of 88 rows: a row's name in, every fact about that model out.
+"""OpenMMLab's released models as a table of 92 rows: a row's name in, every fact about that model out.
 
 Source: the model index and configurations of OpenMMLab's mmsegmentation 1.2.2. The table holds only the facts that do not
 follow from a row's name; `Row` derives the others.
@@ -16,7 +16,7 @@ CLASS_NAMES = {"deeplabv3": "DeepLabV3", "deeplabv3plus": "DeepLabV3Plus"}  # {f
 NAME = re.compile(
     r"""
     (?P<family>deeplabv3|deeplabv3plus)
-    _(?P<backbone>r18b?|r50b?|r101b?|m-v2)
+    _(?P<backbone>r18b?|r50b?|r101b?|s101|m-v2)
     -d(?P<output_stride>8|16)
     (?P<multi_grid>-mg124)?
     (?P<fp16>_fp16)?
@@ -36,6 +36,7 @@ BACKBONES = {  # {name in a row's name: name here, key of `IMAGENET`, folder on 
     "r18b": ("r18b", "resnet18", None),  # b: torchvision's ResNet, whose stem is one 7x7 convolution
     "r50b": ("r50b", "resnet50", None),
     "r101b": ("r101b", "resnet101", None),
+    "s101": ("s101", "resnest101", "resnest"),
     "m-v2": ("mobilenetv2", "mobilenet_v2", "mobilenet_v2"),
 }
 
@@ -71,6 +72,8 @@ SIZES = {
     ("deeplabv3plus", "r50b"): (41_196_208, 43_632_368),
     ("deeplabv3plus", "r101"): (60_207_568, 62_696_080),
     ("deeplabv3plus", "r101b"): (60_188_336, 62_676_720),
+    ("deeplabv3", "s101"): (88_437_344, 90_933_920),
+    ("deeplabv3plus", "s101"): (63_914_192, 66_427_344),
     ("deeplabv3", "mobilenetv2"): (18_365_696, 18_625_600),
     ("deeplabv3plus", "mobilenetv2"): (15_008_048, 15_274_160),
 }
@@ -85,6 +88,7 @@ IMAGENET = {
     "resnet18": "https://download.pytorch.org/models/resnet18-f37072fd.pth",
     "resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
     "resnet101": "https://download.pytorch.org/models/resnet101-63fe2227.pth",
+    "resnest101": "https://download.openmmlab.com/pretrain/third_party/resnest101_d2-f3b931b2.pth",
     "mobilenet_v2": "https://download.openmmlab.com/mmclassification/v0/mobilenet_v2/"
     "mobilenet_v2_batch256_imagenet_20200708-3b2dc3af.pth",
 }
@@ -370,6 +374,11 @@ _ROWS = (
     ("deeplabv3plus_m-v2-d8_512x1024_80k_cityscapes", "20200825_124836-d256dd4b", 75.20, None, 5.1),
     ("deeplabv3_m-v2-d8_512x512_160k_ade20k",         "20200825_223255-63986343", 34.08, None, 6.8),
     ("deeplabv3plus_m-v2-d8_512x512_160k_ade20k",     "20200825_223255-465a01d4", 34.02, None, 8.2),
+    # ResNeSt-101
+    ("deeplabv3_s101-d8_512x1024_80k_cityscapes",     "20200807_144429-b73c4270", 79.67, 80.51, 11.9),
+    ("deeplabv3plus_s101-d8_512x1024_80k_cityscapes", "20200807_144429-1239eb43", 79.62, 80.27, 13.2),
+    ("deeplabv3_s101-d8_512x512_160k_ade20k",         "20200807_144503-17ecabe5", 45.71, 46.59, 14.6),
+    ("deeplabv3plus_s101-d8_512x512_160k_ade20k",     "20200807_144503-27b26226", 46.47, 47.27, 16.2),
 )
 # fmt: on
 

@@ -150,6 +150,15 @@ def resnet(tensors):
     }
 
 
+def resnest(tensors):
+    """Name and widths of a ResNeSt. Raises `KeyError` for another number of blocks than those of the released models."""
+    return {
+        "backbone": {(3, 4, 23, 3): "s101"}[blocks(tensors)],
+        "base_channels": width(tensors, "backbone.layer1.0.conv1"),
+        "stem_channels": width(tensors, "backbone.stem.6"),
+    }
+
+
 def mobilenet_v2(tensors):
     """Name and width of a MobileNetV2. Widths are rounded; it is the smallest `base_channels` that gives those of the file."""
     expected = [width(tensors, "backbone.conv1.conv")]
@@ -171,7 +180,8 @@ def blocks(tensors):
 
 # {(blocks in each stage, whether they are bottlenecks): backbone, without the "b" of a 7x7 stem}
 RESNETS = {((2, 2, 2, 2), False): "r18", ((3, 4, 6, 3), True): "r50", ((3, 4, 23, 3), True): "r101"}
-BACKBONES = {  # {tensor that only this kind of backbone has: function that gives its name and widths}
+BACKBONES = {  # {tensor that this kind of backbone has and none below it: function that gives its name and widths}
     "backbone.conv1.conv.weight": mobilenet_v2,
-    "backbone.layer1.0.conv1.weight": resnet,
+    "backbone.layer1.0.conv2.fc1.weight": resnest,
+    "backbone.layer1.0.conv1.weight": resnet,  # also in a ResNeSt, which is found before
 }

@@ -221,8 +221,8 @@ def load_backbone(model: keras.Model, weights: str | os.PathLike) -> None:
     Args:
         model: a `DeepLabV3` or `DeepLabV3Plus`. Its other layers do not change.
         weights: `"resnet18_v1c"`, `"resnet50_v1c"` or `"resnet101_v1c"` for backbones with three convolutions as their stem;
-            torchvision's `"resnet18"`, `"resnet50"` or `"resnet101"` for "r18b", "r50b" or "r101b"; `"mobilenet_v2"` for
-            "mobilenetv2"; or the path of such a `.pth` file.
+            torchvision's `"resnet18"`, `"resnet50"` or `"resnet101"` for "r18b", "r50b" or "r101b"; `"resnest101"` for
+            "s101"; `"mobilenet_v2"` for "mobilenetv2"; or the path of such a `.pth` file.
 
     Raises:
         ValueError: if the file lacks weights of the backbone, or holds tensors that neither the backbone nor the layers

@@ -49,6 +49,7 @@ SEGMENT = {  # row: (height, width) of pictures; one of each is smaller than a w
     "deeplabv3_r101-d16-mg124_512x1024_40k_cityscapes": [(60, 80), (97, 61), (31, 45)],
     "deeplabv3plus_r18-d8_512x512_80k_loveda": [(60, 80), (97, 61), (31, 45)],
     "deeplabv3plus_m-v2-d8_512x512_160k_ade20k": [(60, 80), (97, 61)],
+    "deeplabv3_s101-d8_512x512_160k_ade20k": [(60, 80), (97, 61)],
 }
 TTA = {"box": "deeplabv3plus_r18-d8_512x512_80k_loveda", "picture": "deeplabv3_r50-d8_769x769_80k_cityscapes"}
 FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -60,7 +61,7 @@ def configs():
     Where the index errs (two Pascal Context R-101 are filed as R-50, one name is misspelt) the released name is right.
     """
     found = {}
-    for folder in ("deeplabv3", "deeplabv3plus", "mobilenet_v2"):
+    for folder in ("deeplabv3", "deeplabv3plus", "mobilenet_v2", "resnest"):
         index = yaml.safe_load((MIM / "configs" / folder / "metafile.yaml").read_text())
         for model in index["Models"]:
             if not model["In Collection"].startswith("DeepLabV3"):

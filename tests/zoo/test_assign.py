@@ -17,11 +17,12 @@ from keras_deeplab.zoo.assign import architecture, assign, mobilenet_v2
 SHAPES = json.loads((GOLDEN / "shapes.json").read_text())["rows"]
 ROW = "deeplabv3plus_r18-d8_512x1024_80k_cityscapes"
 MOBILENET = "deeplabv3plus_m-v2-d8_512x1024_80k_cityscapes"
-ROW_OF_SHAPES = {digest: name for name, digest in SHAPES.items()}  # one row for each of the 39 sets of tensors
+RESNEST = "deeplabv3plus_s101-d8_512x512_160k_ade20k"
+ROW_OF_SHAPES = {digest: name for name, digest in SHAPES.items()}  # one row for each of the 43 sets of tensors
 
 
-def test_released_tensors_come_in_39_sets():
-    assert len(ROW_OF_SHAPES) == 39 and set(SHAPES) == set(rows.ROWS)
+def test_released_tensors_come_in_43_sets():
+    assert len(ROW_OF_SHAPES) == 43 and set(SHAPES) == set(rows.ROWS)
 
 
 @pytest.mark.parametrize("name", ROW_OF_SHAPES.values())
@@ -85,7 +86,13 @@ def test_a_misfit_is_named_and_nothing_is_changed(change, message):
 
 @pytest.mark.parametrize(
     "name",
-    ["deeplabv3_r101-d8_512x1024_40k_cityscapes", "deeplabv3plus_r50b-d8_769x769_80k_cityscapes", ROW, MOBILENET],
+    [
+        "deeplabv3_r101-d8_512x1024_40k_cityscapes",
+        "deeplabv3plus_r50b-d8_769x769_80k_cityscapes",
+        ROW,
+        MOBILENET,
+        RESNEST,
+    ],
 )
 def test_shapes_tell_the_architecture(name):
     row = rows.find(name)

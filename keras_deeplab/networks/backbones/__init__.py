@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from keras_deeplab.networks.backbones.mobilenet_v2 import atrous_mobilenet_v2
+from keras_deeplab.networks.backbones.resnest import BLOCKS as RESNEST_BLOCKS
+from keras_deeplab.networks.backbones.resnest import atrous_resnest
 from keras_deeplab.networks.backbones.resnet import BLOCKS, atrous_resnet
 
 OUTPUT_STRIDES = (8, 16, 32)
@@ -41,15 +43,24 @@ class Backbone:
 STEMS = {"": "v1c", "b": "b"}  # {end of a ResNet's name: its stem}
 R18_HEADS = dict(aspp_channels=128, low_level_channels=12, auxiliary_channels=64)  # a quarter of the width
 
-BACKBONES = {
-    f"r{depth}{end}": Backbone(
-        partial(atrous_resnet, depth=depth, stem=stem),
-        {"base_channels": 64, "stem_channels": 64},
-        blocks[3],
-        **(R18_HEADS if depth == 18 else {}),
-    )
-    for end, stem in STEMS.items()
-    for depth, blocks in BLOCKS.items()
-} | {
-    "mobilenetv2": Backbone(atrous_mobilenet_v2, {"base_channels": 32}, last_blocks=1),
-}
+BACKBONES = (
+    {
+        f"r{depth}{end}": Backbone(
+            partial(atrous_resnet, depth=depth, stem=stem),
+            {"base_channels": 64, "stem_channels": 64},
+            blocks[3],
+            **(R18_HEADS if depth == 18 else {}),
+        )
+        for end, stem in STEMS.items()
+        for depth, blocks in BLOCKS.items()
+    }
+    | {
+        f"s{depth}": Backbone(
+            partial(atrous_resnest, depth=depth), {"base_channels": 64, "stem_channels": 128}, blocks[3]
+        )
+        for depth, blocks in RESNEST_BLOCKS.items()
+    }
+    | {
+        "mobilenetv2": Backbone(atrous_mobilenet_v2, {"base_channels": 32}, last_blocks=1),
+    }
+)
