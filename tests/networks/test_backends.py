@@ -16,6 +16,7 @@ ROWS = [
     "deeplabv3plus_r18-d8_512x1024_80k_cityscapes",
     "deeplabv3_r50-d8_769x769_40k_cityscapes",
     "deeplabv3plus_m-v2-d8_512x1024_80k_cityscapes",
+    "deeplabv3_s101-d8_512x1024_80k_cityscapes",
 ]
 
 

@@ -17,6 +17,7 @@ ROW = "deeplabv3plus_r18-d8_512x1024_80k_cityscapes"
 DENSE = "deeplabv3_r50-d8_769x769_80k_cityscapes"
 D16 = "deeplabv3_r101-d16-mg124_512x1024_80k_cityscapes"
 MOBILENET = "deeplabv3plus_m-v2-d8_512x1024_80k_cityscapes"
+RESNEST = "deeplabv3_s101-d8_512x1024_80k_cityscapes"
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +120,7 @@ def test_a_saved_model_keeps_its_dtype_policy(tmp_path):
     assert loaded.get_layer("decode_head-bottleneck-conv").compute_dtype == "bfloat16"
 
 
-@pytest.mark.parametrize("name", [ROW, DENSE, D16, MOBILENET])
+@pytest.mark.parametrize("name", [ROW, DENSE, D16, MOBILENET, RESNEST])
 def test_folded_norms_give_the_same_logits(name):
     model = drawn(name, auxiliary_head=True)
     folded = kd.fold_norms(model)
