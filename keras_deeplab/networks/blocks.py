@@ -26,7 +26,9 @@ def without_norms():
         _with_norms.reset(token)
 
 
-def conv_norm(x, filters, kernel_size, *, names, strides=1, rate=1, relu=True):
+def conv_norm(
+    x, filters, kernel_size, *, names, strides=1, rate=1, groups=1, use_bias=False, relu=True, max_value=None
+):
     """A convolution, its batch norm and a ReLU.
 
     Args:
@@ -36,19 +38,22 @@ def conv_norm(x, filters, kernel_size, *, names, strides=1, rate=1, relu=True):
         names: the names of the convolution and of the norm, those of the released weights.
         strides: pixels of the input per pixel of the result. Default 1.
         rate: atrous rate. Default 1.
+        groups: how many parts the channels are split into, each with a convolution of its own. Default 1.
+        use_bias: whether the convolution has a bias beside that of its norm. Default False.
         relu: whether a ReLU follows. Default True.
+        max_value: the largest value that the ReLU lets through, 6 for a ReLU6. Default None, no limit.
 
     Returns:
         features (N, ceil(H / strides), ceil(W / strides), filters).
     """
-    options = dict(strides=strides, dilation_rate=rate, use_bias=not _with_norms.get(), name=names[0])
+    options = dict(strides=strides, dilation_rate=rate, use_bias=use_bias or not _with_norms.get(), name=names[0])
     if filters is None:
         x = AtrousDepthwiseConv2D(kernel_size, depthwise_initializer=he_normal("fan_in"), **options)(x)
     else:
-        x = AtrousConv2D(filters, kernel_size, kernel_initializer=he_normal(), **options)(x)
+        x = AtrousConv2D(filters, kernel_size, groups=groups, kernel_initializer=he_normal(), **options)(x)
     if _with_norms.get():
         x = BatchNorm(name=names[1])(x)
-    return keras.layers.ReLU(name=f"{names[1]}-relu")(x) if relu else x
+    return keras.layers.ReLU(max_value=max_value, name=f"{names[1]}-relu")(x) if relu else x
 
 
 def conv_norm_module(x, filters, kernel_size, *, name, **options):

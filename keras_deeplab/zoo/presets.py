@@ -333,18 +333,24 @@ def require_same_layers(model, path):
         )
 
 
+# The beginnings of the names of tensors in ImageNet's files that are behind the backbone: classifiers, and MobileNetV2's last
+# convolution, to 1280 channels.
+BEHIND_BACKBONE = ("fc.", "head.", "conv2.")
+
+
 def load_backbone(model: keras.Model, weights: str | os.PathLike) -> None:
     """Sets the weights of a model's backbone to ImageNet weights, from which training can start.
 
     Args:
         model: a `DeepLabV3` or `DeepLabV3Plus`. Its other layers do not change.
         weights: `"resnet18_v1c"`, `"resnet50_v1c"` or `"resnet101_v1c"` for backbones with three convolutions as their stem;
-            torchvision's `"resnet18"`, `"resnet50"` or `"resnet101"` for "r18b", "r50b" or "r101b"; or the path of such a
-            file: bare tensors, or `backbone.*` beside the layers of another head, as mmpretrain and training runs have them.
+            torchvision's `"resnet18"`, `"resnet50"` or `"resnet101"` for "r18b", "r50b" or "r101b"; `"resnest101"` for
+            "s101"; `"mobilenet_v2"` for "mobilenetv2"; or the path of such a file: bare tensors, or `backbone.*` beside the
+            layers of another head, as mmpretrain and training runs have them.
 
     Raises:
-        ValueError: if the file lacks weights of the backbone, or holds tensors that neither the backbone nor ImageNet's
-            classifier has.
+        ValueError: if the file lacks weights of the backbone, or holds tensors that neither the backbone nor the layers
+            behind it that classify ImageNet's pictures have.
         FileNotFoundError: if the file is not in the cache and cannot be downloaded.
     """
     path = fetch(IMAGENET[weights], check=read_checkpoint) if weights in IMAGENET else Path(weights).expanduser()
@@ -352,6 +358,8 @@ def load_backbone(model: keras.Model, weights: str | os.PathLike) -> None:
     if any(name.startswith("backbone.") for name in tensors):  # of mmpretrain, or an own training run
         tensors = {name: array for name, array in tensors.items() if name.startswith("backbone.")}
     else:
-        tensors = {f"backbone.{name}": array for name, array in tensors.items() if not name.startswith("fc.")}
+        tensors = {f"backbone.{name}": array for name, array in tensors.items()}
+    behind = tuple(f"backbone.{name}" for name in BEHIND_BACKBONE)
+    tensors = {name: array for name, array in tensors.items() if not name.startswith(behind)}
     fresh = {layer.name for layer in model.layers if not layer.name.startswith("backbone-")}
     assign(model, tensors, fresh=fresh, source=path.name)
