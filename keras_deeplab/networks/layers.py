@@ -129,9 +129,7 @@ class AtrousDepthwiseConv2D(keras.layers.DepthwiseConv2D):
         down, across = self.dilation_rate
         if self.strides == (1, 1) and down == across and self.depth_multiplier == 1:
             outputs = fast.depthwise_conv2d(inputs, self.kernel, down)
-        elif (down, across) == (1, 1):
-            outputs = fast.strided_depthwise_conv2d(inputs, self.kernel, self.strides[0])
-        else:
+        else:  # padded here: TensorFlow's own explicit padding aborts the process in graphs with unknown shapes
             options = dict(strides=self.strides, dilation_rate=self.dilation_rate, data_format="channels_last")
             outputs = ops.depthwise_conv(_padded(inputs, self), self.kernel, padding="valid", **options)
         return _add_bias_and_activate(outputs, self)

@@ -155,31 +155,6 @@ def grouped_conv2d(x, kernel, groups, rate=1):
     return ops.concatenate([conv2d(part, part_kernel, rate) for part, part_kernel in parts], axis=-1)
 
 
-def strided_depthwise_conv2d(x, kernel, stride):
-    """A depthwise convolution of every `stride`-th pixel with k // 2 zeros on each side, on every backend.
-
-    TensorFlow's kernel pads by itself: with a padded copy of the map in memory it takes twice as long. Converters get the copy
-    and a plain convolution.
-
-    Args:
-        x: (N, H, W, C).
-        kernel: (k, k, C, 1), k odd.
-        stride: pixels of the map per pixel of the result.
-
-    Returns:
-        (N, ceil(H / stride), ceil(W / stride), C).
-    """
-    kernel = ops.convert_to_tensor(kernel)
-    down, across = (size // 2 for size in kernel.shape[:2])
-    padding = [[0, 0], [down, down], [across, across], [0, 0]]
-    if keras.backend.backend() == "tensorflow" and _purpose.get() is not Purpose.CONVERSION:
-        import tensorflow as tf
-
-        return tf.nn.depthwise_conv2d(x, kernel, [1, stride, stride, 1], padding)
-    options = dict(strides=stride, padding="valid", data_format="channels_last")
-    return ops.depthwise_conv(ops.pad(x, padding), kernel, **options)
-
-
 def pointwise_conv2d(x, kernel, strides):
     """A 1x1 convolution of every `strides`-th pixel, on every backend.
 

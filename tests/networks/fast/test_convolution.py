@@ -252,25 +252,6 @@ def test_far_convolutions_of_a_graph_run_one_after_another():
     assert [first.op] in waiting
 
 
-@pytest.mark.parametrize("graph_is_for", Purpose)
-@pytest.mark.parametrize("height, width", [(9, 12), (8, 7), (1, 1)])
-@pytest.mark.parametrize("size", [3, 5])
-def test_a_strided_depthwise_convolution_follows_the_definition(size, height, width, graph_is_for):
-    x, kernel = operands(height, width, filters=1, size=size)
-    dense = kernel.numpy() * np.eye(3, dtype="float32")
-    with purpose(graph_is_for), tf.GradientTape() as tape:
-        tape.watch(kernel)
-        result = convolution.strided_depthwise_conv2d(x, kernel, 2)
-        loss = tf.reduce_sum(result**2)
-    np.testing.assert_allclose(result, convolved(x.numpy(), dense, 2, 1), atol=1e-4)
-    with tf.GradientTape() as of_definition:
-        of_definition.watch(kernel)
-        whole = tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], "SAME")[:, ::2, ::2]
-        expected = tf.reduce_sum(whole**2)
-    expected_gradient = of_definition.gradient(expected, kernel)
-    np.testing.assert_allclose(tape.gradient(loss, kernel), expected_gradient, rtol=1e-3, atol=1e-3)
-
-
 def test_depthwise_layers_take_the_interleaved_way_at_rates_above_one(monkeypatch):
     names = []
 
