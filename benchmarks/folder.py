@@ -4,7 +4,8 @@
 
 Compares pictures per second of `segment_folder` (JPEG files in, palette PNG files out) with passes per second of the bare
 network (pixels in, logits out, norms folded, one graph of fixed size). Both run in turns, in one process, after a turn that
-does not count. The model has random weights and a box of the pictures' size.
+does not count. The model has random weights and a box of the pictures' size. Seconds of processor time for a picture are
+printed too: they say what a folder costs on a machine where other programs run as well.
 """
 
 import argparse
@@ -42,7 +43,7 @@ def main():
     picture = as_jpeg(np.asarray(synthetic_picture(*options.size)))
     pixels = tf.io.decode_jpeg(picture)[None]
     bare = tf.function(kd.fold_norms(model), input_signature=[tf.TensorSpec(pixels.shape, tf.uint8)])
-    per_second = {"bare network": [], "folder": []}
+    per_second, processor = {"bare network": [], "folder": []}, {"bare network": [], "folder": []}
     with tempfile.TemporaryDirectory() as scratch:
         images = Path(scratch, "images")
         images.mkdir()
@@ -59,15 +60,17 @@ def main():
 
         for turn in range(options.turns + 1):
             for name, run in zip(per_second, (passes, folder), strict=True):
-                start = time.perf_counter()
+                start, used = time.perf_counter(), time.process_time()
                 run()
                 if turn:
+                    processor[name].append((time.process_time() - used) / options.pictures)
                     per_second[name].append(options.pictures / (time.perf_counter() - start))
     ratios = np.array(per_second["folder"]) / np.array(per_second["bare network"])
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-    print(f"{'pictures per second':24}{'median':>9}{'best':>9}")
+    print(f"{'pictures per second':24}{'median':>9}{'best':>9}{'processor, s a picture':>25}")
     for name, values in per_second.items():
-        print(f"{name:24}{statistics.median(values):9.3f}{max(values):9.3f}")
+        used = statistics.median(processor[name])
+        print(f"{name:24}{statistics.median(values):9.3f}{max(values):9.3f}{used:25.3f}")
     best = max(per_second["folder"]) / max(per_second["bare network"])
     print(f"folder / bare network: {middle:.2f} (quartiles {low:.2f}, {high:.2f}), of the best turns {best:.2f}")
     if options.json:

@@ -7,6 +7,7 @@ bits.
 
 import collections
 import contextlib
+import functools
 import os
 import sys
 import time
@@ -19,7 +20,7 @@ import tensorflow as tf
 
 from keras_deeplab.inference.predictions import on_devices, prefetch_map
 from keras_deeplab.inference.results import KINDS, Outcome, ResultsFolder, identity, stamp_of
-from keras_deeplab.inference.segment import require_options, segment
+from keras_deeplab.inference.segment import merged, network_of, require_options, views_of
 from keras_deeplab.inference.sources import Source, find_pictures
 from keras_deeplab.pictures.addresses import is_address, read_address
 from keras_deeplab.pictures.read import read_image
@@ -48,6 +49,7 @@ class Segmented(NamedTuple):
     stamp: list | None
     data: Any  # bytes of the file, then the picture (H, W, 3) uint8
     error: Exception | None = None
+    views: Any = None  # what the network made of it, until its label map is computed
     labels: np.ndarray | None = None
     scores: np.ndarray | None = None
 
@@ -199,20 +201,41 @@ def cause_of(error):
 def _segmented(model, sources, devices, options):
     """`Segmented` of each source, in order."""
 
-    def compute(network, one):
-        if one.error is not None:
-            return one
-        try:
-            result = segment(network, one.data, **options)
-        except FAULTS_OF_PICTURES as error:
-            return one._replace(data=None, error=error)
-        labels, scores = result if options.get("return_scores") else (result, None)
-        return one._replace(labels=labels, scores=scores)
+    return_scores = options.get("return_scores", False)
+    of_views = {key: options[key] for key in ("multi_scale_flip", "resize")}
+
+    @_passing_errors
+    def run(model, one):
+        network = network_of(model)
+        return one._replace(views=(network, views_of(network, network.protocol, one.data, **of_views)))
+
+    @_passing_errors
+    def merge(one):  # beside the network, which is at the next picture
+        result = merged(*one.views, return_scores)
+        labels, scores = result if return_scores else (result, None)
+        return one._replace(views=None, labels=labels, scores=scores)
 
     with contextlib.ExitStack() as closing:
         read = closing.enter_context(contextlib.closing(prefetch_map(_read, sources, threads=READERS)))
         decoded = closing.enter_context(contextlib.closing(prefetch_map(_decoded, read, threads=WORKERS)))
-        yield from on_devices(model, compute, decoded, devices)
+        viewed = closing.enter_context(contextlib.closing(on_devices(model, run, decoded, devices)))
+        yield from closing.enter_context(contextlib.closing(prefetch_map(merge, viewed, threads=1)))
+
+
+def _passing_errors(function):
+    """The function for pictures without an error; one that it raises goes on with the picture."""
+
+    @functools.wraps(function)
+    def passing(*arguments):
+        one = arguments[-1]
+        if one.error is not None:
+            return one
+        try:
+            return function(*arguments)
+        except FAULTS_OF_PICTURES as error:
+            return one._replace(data=None, views=None, error=error)
+
+    return passing
 
 
 def _read(source):
@@ -231,14 +254,10 @@ def _bytes_of(place):
         return file.read()
 
 
+@_passing_errors
 def _decoded(one):
     """The bytes of a file decoded."""
-    if one.error is not None:
-        return one
-    try:
-        return one._replace(data=read_image(one.data))
-    except FAULTS_OF_PICTURES as error:
-        return one._replace(data=None, error=error)
+    return one._replace(data=read_image(one.data))
 
 
 class Progress:

@@ -81,22 +81,28 @@ def check_pictures(images):
 
 def segment_with_network(network, protocol, image, multi_scale_flip=False, resize=None, return_scores=False):
     """`segment` of one picture with a given `Network`."""
+    return merged(network, views_of(network, protocol, image, multi_scale_flip, resize), return_scores)
+
+
+def views_of(network, protocol, image, multi_scale_flip=False, resize=None):
+    """The first part of `segment`, which runs the network: a list of (scores, rows, columns) for `merged`."""
     require_options(multi_scale_flip, resize)
     picture = tf.constant(read_image(image))
     size = picture.shape[:2]
     box = box_of(protocol, size) if resize is None else Protocol("whole", resize=resize).resize
     if not multi_scale_flip:
-        views = [network.view(picture, *box, False)]
+        return [network.view(picture, *box, False)]
+    if multi_scale_flip == "picture":
+        boxes = [tuple(int(side * factor + 0.5) for side in size) for factor in FACTORS]  # rounded as mmcv does
     else:
-        if multi_scale_flip == "picture":
-            boxes = [tuple(int(side * factor + 0.5) for side in size) for factor in FACTORS]  # rounded as mmcv does
-        else:
-            boxes = [tuple(int(side * factor) for side in box) for factor in FACTORS]
-        views = [
-            network.view(picture, max(sides), max(min(sides), 1), mirrored)
-            for sides in boxes
-            for mirrored in (False, True)
-        ]
+        boxes = [tuple(int(side * factor) for side in box) for factor in FACTORS]
+    return [
+        network.view(picture, max(sides), max(min(sides), 1), mirrored) for sides in boxes for mirrored in (False, True)
+    ]
+
+
+def merged(network, views, return_scores=False):
+    """The second part of `segment`: the label map, or (label map, scores), of what `views_of` returned."""
     labels, scores = network.merge(views, return_scores)
     return (labels.numpy(), scores.numpy()) if return_scores else labels.numpy()
 

@@ -25,7 +25,8 @@ from keras_deeplab.inference.folders import WORKERS, Progress, clock
 from keras_deeplab.inference.sources import find_pictures
 
 SIZES = [(24 + 3 * (i % 8), 30 + 5 * (i // 8)) for i in range(40)]  # height, width
-IN_FLIGHT = 2 * WORKERS + 2  # pictures that the network had, and whose results are not written: at most
+VIEWS_OF = folders.views_of
+IN_FLIGHT = 2 * WORKERS + 5  # pictures that the network had, and whose results are not written: at most
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_what_is_done_is_skipped_and_what_was_mended_changed_or_lost_is_done(mod
     damaged = write_pictures(images, 12, every=6)
     kd.segment_folder(model, images, to, progress=False)
     calls = []
-    monkeypatch.setattr(folders, "segment", lambda *args, **options: calls.append(0) or kd.segment(*args, **options))
+    monkeypatch.setattr(folders, "views_of", lambda *args, **options: calls.append(0) or VIEWS_OF(*args, **options))
     assert kd.segment_folder(model, images, to, progress=False)[:2] == (0, 10) and not calls
     mended, changed, lost = (images / name for name in ("part 0/3.jpg", "part 0/1.png", "part 1/8.JPEG"))
     assert damaged["part 0/3.jpg"]
@@ -360,7 +361,7 @@ def test_a_killed_run_goes_on_where_it_was(model, tmp_path, monkeypatch):
         if results.UNFINISHED not in path.parts:
             labels_in(path)  # none is half-written
     calls = []
-    monkeypatch.setattr(folders, "segment", lambda *args, **options: calls.append(0) or kd.segment(*args, **options))
+    monkeypatch.setattr(folders, "views_of", lambda *args, **options: calls.append(0) or VIEWS_OF(*args, **options))
     result = kd.segment_folder(model, images, to, progress=False)
     assert result.made + result.skipped == 58 and len(calls) == result.made < 58
     assert count_lines(log) + len(calls) <= 58 + IN_FLIGHT

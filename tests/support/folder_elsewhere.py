@@ -17,7 +17,7 @@ import keras_deeplab as kd  # noqa: E402
 from keras_deeplab.inference import folders  # noqa: E402
 
 ROW = "deeplabv3plus_r18-d8_512x512_80k_loveda"
-SEGMENT = folders.segment
+VIEWS_OF = folders.views_of
 
 
 def model():
@@ -32,11 +32,11 @@ def resident_bytes():
 if __name__ == "__main__":
     images, to, log = sys.argv[1:]
 
-    def segment_and_note(*arguments, **options):
+    def note_and_view(*arguments, **options):
         os.write(notes, f"{resident_bytes()}\n".encode())
-        return SEGMENT(*arguments, **options)
+        return VIEWS_OF(*arguments, **options)
 
     notes = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    folders.segment = segment_and_note
+    folders.views_of = note_and_view
     result = folders.segment_folder(model(), images, to, progress=False)
     print(len(result.failed))
