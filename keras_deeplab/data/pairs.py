@@ -206,6 +206,11 @@ def find_pairs(images, labels=None, *, image_suffix=None, label_suffix=None, spl
     if any((image_suffix, label_suffix, split_file)):
         raise ValueError("Suffixes and a split file are for folders. Received: lists of files. Leave them out.")
     images, labels = list(images), list(labels)
+    other = next((item for item in images + labels if not isinstance(item, (str, os.PathLike))), None)
+    if other is not None:
+        raise ValueError(
+            f"Images and labels must be paths of files. Received: {type(other).__name__} in a list. Save it as a file first."
+        )
     if len(images) != len(labels) or not images:
         raise ValueError(
             "There must be as many labels as images, and at least one of each. "

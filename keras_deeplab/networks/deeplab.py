@@ -184,6 +184,17 @@ class DeepLab(keras.Model):
         for layer_name in frozen:
             self.get_layer(layer_name).trainable = False
 
+    def __call__(self, inputs, *args, **kwargs):
+        shape = getattr(inputs, "shape", (1,))
+        if getattr(shape, "rank", 0) is None:
+            raise ValueError(
+                "Pictures must have a known number of axes. Received: a dataset whose pictures have none. Set their shape in "
+                "its map function: tf.ensure_shape(image, [None, None, None, 3])."
+            )
+        if len(shape) and shape[0] == 0:  # TensorFlow's convolution of it returns its input
+            raise ValueError(f"A batch must hold at least one picture. Received: shape {tuple(shape)}.")
+        return super().__call__(inputs, *args, **kwargs)
+
     def call(self, inputs, training=None, mask=None):
         """Logits of pictures. A network without norms may compute convolutions in ways that are for inference only."""
         with nullcontext() if self._config["norms"] else default_purpose(Purpose.INFERENCE):

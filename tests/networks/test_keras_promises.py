@@ -90,3 +90,17 @@ def test_a_label_that_is_no_class_stops_fit():
     y[0, 0, 0] = 7
     with pytest.raises(Exception, match="Labels must be 0..6, or 255 for ignored pixels. Received: other labels."):
         model.fit(x, y, verbose=0)
+
+
+def test_an_empty_batch_and_an_unknown_rank_end_in_one_line():
+    import tensorflow as tf
+
+    model, (x, y) = build(ROW), training_batch()
+    with pytest.raises(ValueError, match=r"A batch must hold at least one picture. Received: shape \(0, 48, 64, 3\)"):
+        model(x[:0])
+    data = tf.data.Dataset.from_generator(lambda: iter([(x, y)]), output_types=(tf.float32, tf.int32))
+    model.compile("sgd", loss=kd.losses.PixelCrossEntropy())
+    with pytest.raises(ValueError, match="Pictures must have a known number of axes"):
+        model.fit(data, verbose=0)
+    with pytest.raises(ValueError, match="Labels must have a known number of axes"):
+        model.fit(data.map(lambda image, label: (tf.ensure_shape(image, [None, None, None, 3]), label)), verbose=0)
