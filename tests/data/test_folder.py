@@ -140,6 +140,8 @@ def test_training_refuses_a_missing_partner(folders):
         find_pairs(*folders)
     with pytest.raises(ValueError, match="as many labels as images"):
         find_pairs(["a.png"], [])
+    with pytest.raises(ValueError, match="must be paths of files. Received: ndarray in a list"):
+        find_pairs([picture(24, 32, 0)], ["a.png"])
     with pytest.raises(ValueError, match="Labels are needed"):
         find_pairs(folders[0])
 
