@@ -26,7 +26,7 @@ def without_norms():
         _with_norms.reset(token)
 
 
-def conv_norm(x, filters, kernel_size, *, names, strides=1, rate=1, relu=True):
+def conv_norm(x, filters, kernel_size, *, names, strides=1, rate=1, relu=True, norm=None):
     """A convolution, its batch norm and a ReLU.
 
     Args:
@@ -37,6 +37,7 @@ def conv_norm(x, filters, kernel_size, *, names, strides=1, rate=1, relu=True):
         strides: pixels of the input per pixel of the result. Default 1.
         rate: atrous rate. Default 1.
         relu: whether a ReLU follows. Default True.
+        norm: options of the `BatchNorm`, such as its epsilon. Default None, PyTorch's.
 
     Returns:
         features (N, ceil(H / strides), ceil(W / strides), filters).
@@ -47,7 +48,7 @@ def conv_norm(x, filters, kernel_size, *, names, strides=1, rate=1, relu=True):
     else:
         x = AtrousConv2D(filters, kernel_size, kernel_initializer=he_normal(), **options)(x)
     if _with_norms.get():
-        x = BatchNorm(name=names[1])(x)
+        x = BatchNorm(name=names[1], **(norm or {}))(x)
     return keras.layers.ReLU(name=f"{names[1]}-relu")(x) if relu else x
 
 
@@ -58,11 +59,27 @@ def conv_norm_module(x, filters, kernel_size, *, name, **options):
 
 def separable_conv(x, channels, *, rate=1, name):
     """A depthwise 3x3 and a 1x1 convolution, each with norm and ReLU: (N, H, W, C) to (N, H, W, channels)."""
+    parts = f"{name}-depthwise_conv", f"{name}-pointwise_conv"
+    return _separable_conv(x, channels, rate=rate, name=name, names=[(f"{part}-conv", f"{part}-bn") for part in parts])
+
+
+def named_separable_conv(x, channels, *, rate=1, name, norm):
+    """`separable_conv` with the names of the authors' variables: NAME_depthwise, NAME_depthwise-BatchNorm and so on.
+
+    The rate may be a pair (down, across).
+    """
+    parts = f"{name}_depthwise", f"{name}_pointwise"
+    names = [(part, f"{part}-BatchNorm") for part in parts]
+    return _separable_conv(x, channels, rate=rate, name=name, names=names, norm=norm)
+
+
+def _separable_conv(x, channels, *, rate, name, names, norm=None):
+    """A separable convolution whose two parts have `names`, each (convolution, norm)."""
+    depthwise, pointwise = names
     if _with_norms.get():
-        x = conv_norm_module(x, None, 3, rate=rate, name=f"{name}-depthwise_conv")
-        return conv_norm_module(x, channels, 1, name=f"{name}-pointwise_conv")
-    names = f"{name}-depthwise_conv-conv", f"{name}-pointwise_conv-conv"
-    x = AtrousSeparableConv2D(channels, rate, names=names, name=name)(x)
+        x = conv_norm(x, None, 3, rate=rate, names=depthwise, norm=norm)
+        return conv_norm(x, channels, 1, names=pointwise, norm=norm)
+    x = AtrousSeparableConv2D(channels, rate, names=(depthwise[0], pointwise[0]), name=name)(x)
     return keras.layers.ReLU(name=f"{name}-relu")(x)
 
 
@@ -74,19 +91,24 @@ def broadcast_pooled(pooled, like, *, align_corners, name):
     return ResizeLike(align_corners, name=name)([pooled, like]) if _with_norms.get() else pooled
 
 
-def join_with_pooled(pooled, branches, channels, *, name):
-    """The pooled branch and the others, concatenated and joined by a 3x3 `conv_norm_module`.
+def join_with_pooled(pooled, branches, channels, *, name, names=None, kernel_size=3, norm=None):
+    """The pooled branch and the others, concatenated and joined by a `conv_norm`.
 
     Args:
         pooled: what `broadcast_pooled` returned.
         branches: maps (N, h, w, C), all of the same size.
         channels: channels of the result.
+        name: the beginning of the names of the other layers.
+        names: the names of the convolution and of the norm. Default NAME-bottleneck-conv and NAME-bottleneck-bn.
+        kernel_size: 3 or 1 pixels. Default 3.
+        norm: as of `conv_norm`.
 
     Returns:
         (N, h, w, channels).
     """
+    names = names or (f"{name}-bottleneck-conv", f"{name}-bottleneck-bn")
     concatenate = keras.layers.Concatenate(name=f"{name}-concat")
     if _with_norms.get():
-        return conv_norm_module(concatenate([pooled, *branches]), channels, 3, name=f"{name}-bottleneck")
-    x = PooledConv2D(channels, name=f"{name}-bottleneck-conv")([pooled, concatenate(branches)])
-    return keras.layers.ReLU(name=f"{name}-bottleneck-bn-relu")(x)
+        return conv_norm(concatenate([pooled, *branches]), channels, kernel_size, names=names, norm=norm)
+    x = PooledConv2D(channels, kernel_size, name=names[0])([pooled, concatenate(branches)])
+    return keras.layers.ReLU(name=f"{names[1]}-relu")(x)
