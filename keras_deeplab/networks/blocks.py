@@ -26,7 +26,9 @@ def without_norms():
         _with_norms.reset(token)
 
 
-def conv_norm(x, filters, kernel_size, *, names, strides=1, rate=1, relu=True, norm=None):
+def conv_norm(
+    x, filters, kernel_size, *, names, strides=1, rate=1, relu=True, max_value=None, norm=None
+):
     """A convolution, its batch norm and a ReLU.
 
     Args:
@@ -38,6 +40,7 @@ def conv_norm(x, filters, kernel_size, *, names, strides=1, rate=1, relu=True, n
         rate: atrous rate. Default 1.
         relu: whether a ReLU follows. Default True.
         norm: options of the `BatchNorm`, such as its epsilon. Default None, PyTorch's.
+        max_value: the largest value that the ReLU lets through, 6 for a ReLU6. Default None, no limit.
 
     Returns:
         features (N, ceil(H / strides), ceil(W / strides), filters).
@@ -49,7 +52,7 @@ def conv_norm(x, filters, kernel_size, *, names, strides=1, rate=1, relu=True, n
         x = AtrousConv2D(filters, kernel_size, kernel_initializer=he_normal(), **options)(x)
     if _with_norms.get():
         x = BatchNorm(name=names[1], **(norm or {}))(x)
-    return keras.layers.ReLU(name=f"{names[1]}-relu")(x) if relu else x
+    return keras.layers.ReLU(max_value=max_value, name=f"{names[1]}-relu")(x) if relu else x
 
 
 def conv_norm_module(x, filters, kernel_size, *, name, **options):

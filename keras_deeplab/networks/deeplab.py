@@ -25,20 +25,23 @@ class DeepLab(keras.Model):
 
     Args:
         num_classes: number of classes, a positive integer.
-        backbone: "r18", "r50", "r101" (ResNets whose stem is three 3x3 convolutions), "r18b", "r50b" or "r101b" (whose stem
-            is one 7x7 convolution, as torchvision's); or "xception41", "xception65" or "xception71", with the head of the
-            authors' own models. Default "r50".
+        backbone: "r18", "r50", "r101" (ResNets whose stem is three 3x3 convolutions), "r18b", "r50b", "r101b" (whose stem
+            is one 7x7 convolution, as torchvision's) or "mobilenetv2", all with OpenMMLab's heads; or "xception41",
+            "xception65", "xception71" or "mobilenetv2_tf", with the authors' own. Default "r50".
         output_stride: input pixels per pixel of the last stage: 8 (default), 16 or 32. A smaller one is more accurate and
             takes more time and memory.
         multi_grid: atrous rates of the blocks of the last stage, such as (1, 2, 4), in place of the stage's own. Default
-            None.
+            None. A ResNet has two or three such blocks, MobileNetV2 one.
         aspp_rates: atrous rates of ASPP's branches in pixels of the last stage; 1 stands for a 1x1 convolution. Default
             (1, 12, 24, 36) at output stride 8, (1, 6, 12, 18) at 16, (1, 3, 6, 9) at 32.
         dense_prediction_cell: whether the cell of the released Xception-71 takes the place of ASPP. Only with the authors'
-            head. Default False.
-        base_channels: width of the backbone's first stage; each later stage doubles it. Default 64.
-        stem_channels: width of the backbone's stem. Default 64.
-        aspp_channels: width of ASPP's branches and of the layers after them. Default 512, on R-18 128, on Xception 256.
+            heads. Default False.
+        base_channels: width of a ResNet's first stage, which each later stage doubles (default 64), or of MobileNetV2's
+            first convolution, to which its other widths are in proportion (default 32); half the width of Xception's first
+            module (default 64).
+        stem_channels: width of a ResNet's or an Xception's stem. Default 64. MobileNetV2 has none.
+        aspp_channels: width of ASPP's branches and of the layers after them. Default 512, on R-18 128, with the authors'
+            heads 256.
         low_level_channels: channels that the decoder reduces the first stage's features to (DeepLabV3+ only). Default 48, on
             R-18 12.
         auxiliary_channels: width of the auxiliary head. Default 256, on R-18 64.
@@ -88,8 +91,8 @@ class DeepLab(keras.Model):
         multi_grid=None,
         aspp_rates=None,
         dense_prediction_cell=False,
-        base_channels=64,
-        stem_channels=64,
+        base_channels=None,
+        stem_channels=None,
         aspp_channels=None,
         low_level_channels=None,
         auxiliary_channels=None,
@@ -136,8 +139,7 @@ class DeepLab(keras.Model):
             aspp_rates = (max(1, rate * 8 // output_stride) for rate in spec.aspp_rates)
         aspp_rates = tuple(map(index, aspp_rates))
         multi_grid = None if multi_grid is None else tuple(map(index, multi_grid))
-        base_channels = positive_int("base_channels", base_channels)
-        stem_channels = positive_int("stem_channels", stem_channels)
+        widths = backbone_widths(backbone, base_channels=base_channels, stem_channels=stem_channels)
         aspp_channels = positive_int("aspp_channels", aspp_channels or spec.aspp_channels)
         auxiliary_channels = positive_int("auxiliary_channels", auxiliary_channels or spec.auxiliary_channels)
         if self.has_decoder:
@@ -151,13 +153,7 @@ class DeepLab(keras.Model):
         with default_dtype(policy), nullcontext() if norms else without_norms():
             images = keras.Input((None, None, 3), name="images", dtype=at_least_float32(policy.variable_dtype))
             x = Normalize(spec.mean, spec.std, name="normalize")(images)
-            features = spec.build(
-                x,
-                output_stride=output_stride,
-                multi_grid=multi_grid,
-                base_channels=base_channels,
-                stem_channels=stem_channels,
-            )
+            features = spec.build(x, output_stride=output_stride, multi_grid=multi_grid, **widths)
             scores = HEADS[spec.head](
                 features,
                 outputs_per_pixel,
@@ -193,8 +189,7 @@ class DeepLab(keras.Model):
             multi_grid=multi_grid,
             aspp_rates=aspp_rates,
             dense_prediction_cell=bool(dense_prediction_cell),
-            base_channels=base_channels,
-            stem_channels=stem_channels,
+            **widths,
             aspp_channels=aspp_channels,
             auxiliary_channels=auxiliary_channels,
             auxiliary_head=auxiliary_head,
@@ -272,6 +267,20 @@ class DeepLabV3Plus(DeepLab):
 {ARGUMENTS}"""
 
     has_decoder = True
+
+
+def backbone_widths(backbone, **given):
+    """The widths of a backbone: those given, and the defaults in place of None.
+
+    Raises:
+        ValueError: for a width that is no positive integer, or that the backbone does not have.
+    """
+    defaults = BACKBONES[backbone].widths
+    for name in given.keys() - defaults.keys():
+        require(given[name] is None, f"{name} must be left out for {backbone}, which has no such width", given[name])
+    return {
+        name: positive_int(name, default if given[name] is None else given[name]) for name, default in defaults.items()
+    }
 
 
 def default_palette(num_classes):

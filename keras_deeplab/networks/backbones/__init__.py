@@ -1,6 +1,7 @@
 """Backbones by name. All have the same signature: normalised pictures in, the features after each of four stages out.
 
     features = BACKBONES["r50"].build(images, output_stride=8, multi_grid=None, base_channels=64, stem_channels=64)
+    features = BACKBONES["mobilenetv2"].build(images, output_stride=8, multi_grid=None, base_channels=32)
 
 The stem of `r50` is three 3x3 convolutions; that of `r50b` is one 7x7 convolution, as in torchvision's ResNet.
 """
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from keras_deeplab.networks.backbones.mobilenet_v2 import atrous_mobilenet_v2
 from keras_deeplab.networks.backbones.resnet import BLOCKS, atrous_resnet
 from keras_deeplab.networks.backbones.xception import MIDDLE_FLOW, xception
 from keras_deeplab.networks.layers import MEAN, STD
@@ -21,8 +23,9 @@ class Backbone:
     """A backbone, and the widths of the heads of the released models with this backbone.
 
     Attributes:
-        build: (images, *, output_stride, multi_grid, base_channels, stem_channels) -> four feature maps, of strides 4, 8,
+        build: (images, *, output_stride, multi_grid, **widths) -> four feature maps, of strides 4, 8,
             min(16, output_stride) and output_stride.
+        widths: {name of a width that `build` takes: its default}.
         last_blocks: number of blocks of the last stage. A `multi_grid` has one rate for each.
         aspp_channels: width of each branch of ASPP.
         low_level_channels: channels that DeepLabV3+'s decoder reduces the first stage's features to.
@@ -35,6 +38,7 @@ class Backbone:
     """
 
     build: Callable
+    widths: dict[str, int]
     last_blocks: int
     aspp_channels: int = 512
     low_level_channels: int = 48
@@ -47,15 +51,20 @@ class Backbone:
     prefix: str = "backbone-"
 
 
-STEMS = {"": "v1c", "b": "b"}  # {end of the backbone's name: its stem}
+STEMS = {"": "v1c", "b": "b"}  # {end of a ResNet's name: its stem}
 R18_HEADS = dict(aspp_channels=128, low_level_channels=12, auxiliary_channels=64)  # a quarter of the width
 
 BACKBONES = {
     f"r{depth}{end}": Backbone(
-        partial(atrous_resnet, depth=depth, stem=stem), blocks[3], **(R18_HEADS if depth == 18 else {})
+        partial(atrous_resnet, depth=depth, stem=stem),
+        {"base_channels": 64, "stem_channels": 64},
+        blocks[3],
+        **(R18_HEADS if depth == 18 else {}),
     )
     for end, stem in STEMS.items()
     for depth, blocks in BLOCKS.items()
+} | {
+    "mobilenetv2": Backbone(atrous_mobilenet_v2, {"base_channels": 32}, last_blocks=1),
 }
 
 # The authors' own networks (TensorFlow): pictures of -1..1, and heads of 256 channels.
