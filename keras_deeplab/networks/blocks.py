@@ -27,7 +27,7 @@ def without_norms():
 
 
 def conv_norm(
-    x, filters, kernel_size, *, names, strides=1, rate=1, relu=True, max_value=None, norm=None
+    x, filters, kernel_size, *, names, strides=1, rate=1, relu=True, max_value=None, one_sided=False, norm=None
 ):
     """A convolution, its batch norm and a ReLU.
 
@@ -39,6 +39,8 @@ def conv_norm(
         strides: pixels of the input per pixel of the result. Default 1.
         rate: atrous rate. Default 1.
         relu: whether a ReLU follows. Default True.
+        one_sided: whether a strided convolution pads as TensorFlow does: of an odd number of zeros, one more lies at the
+            bottom and right than at the top and left. Default False, equally.
         norm: options of the `BatchNorm`, such as its epsilon. Default None, PyTorch's.
         max_value: the largest value that the ReLU lets through, 6 for a ReLU6. Default None, no limit.
 
@@ -46,10 +48,14 @@ def conv_norm(
         features (N, ceil(H / strides), ceil(W / strides), filters).
     """
     options = dict(strides=strides, dilation_rate=rate, use_bias=not _with_norms.get(), name=names[0])
+    depthwise, dense = AtrousDepthwiseConv2D, AtrousConv2D
+    if one_sided and strides > 1:
+        depthwise, dense = keras.layers.DepthwiseConv2D, keras.layers.Conv2D
+        options |= dict(padding="same", data_format="channels_last")
     if filters is None:
-        x = AtrousDepthwiseConv2D(kernel_size, depthwise_initializer=he_normal("fan_in"), **options)(x)
+        x = depthwise(kernel_size, depthwise_initializer=he_normal("fan_in"), **options)(x)
     else:
-        x = AtrousConv2D(filters, kernel_size, kernel_initializer=he_normal(), **options)(x)
+        x = dense(filters, kernel_size, kernel_initializer=he_normal(), **options)(x)
     if _with_norms.get():
         x = BatchNorm(name=names[1], **(norm or {}))(x)
     return keras.layers.ReLU(max_value=max_value, name=f"{names[1]}-relu")(x) if relu else x

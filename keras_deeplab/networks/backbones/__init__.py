@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from keras_deeplab.networks.backbones.mobilenet_v2 import atrous_mobilenet_v2
+from keras_deeplab.networks.backbones.mobilenet_v2_tf import mobilenet_v2
 from keras_deeplab.networks.backbones.resnet import BLOCKS, atrous_resnet
 from keras_deeplab.networks.backbones.xception import MIDDLE_FLOW, xception
 from keras_deeplab.networks.layers import MEAN, STD
@@ -69,8 +70,17 @@ BACKBONES = {
 
 # The authors' own networks (TensorFlow): pictures of -1..1, and heads of 256 channels.
 AUTHORS = dict(aspp_channels=256, head="authors", align_corners=True, mean=(127.5,) * 3, std=(127.5,) * 3)
+MOBILENET = dict(aspp_rates=(1,), prefix="MobilenetV2-")  # its heads have no atrous branches
 
 BACKBONES |= {
-    f"xception{depth}": Backbone(partial(xception, depth=depth), 3, prefix=f"xception_{depth}-", **AUTHORS)
+    f"xception{depth}": Backbone(
+        partial(xception, depth=depth),
+        {"base_channels": 64, "stem_channels": 64},
+        last_blocks=3,
+        prefix=f"xception_{depth}-",
+        **AUTHORS,
+    )
     for depth in MIDDLE_FLOW
+} | {
+    "mobilenetv2_tf": Backbone(mobilenet_v2, {"base_channels": 32}, last_blocks=1, **MOBILENET, **AUTHORS),
 }

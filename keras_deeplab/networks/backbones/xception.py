@@ -6,6 +6,7 @@ authors' TensorFlow code, with - for /.
 
 import keras
 
+from keras_deeplab.networks.backbones.pace import Pace
 from keras_deeplab.networks.blocks import conv_norm
 
 ENTRY_FLOW = {  # depth: (width in units of `base_channels`, stride) of each block
@@ -46,43 +47,23 @@ def xception(images, *, depth, output_stride, multi_grid, base_channels, stem_ch
 
     for block, (units, stride) in enumerate(ENTRY_FLOW[depth], 1):
         name = f"{root}-entry_flow-block{block}-unit_1-xception_module"
-        x, second = module(x, [width(units)] * 3, name=name, shortcut="conv", **pace.of(stride))
+        x, second = module(x, [width(units)] * 3, name=name, shortcut="conv", **pace.next(stride))
         if block == LOW_LEVEL_BLOCK[depth]:
             low_level, after_second_stage = second, x  # (N, H/4, W/4, C), (N, H/8, W/8, C)
     wide = x.shape[-1]
     for unit in range(1, MIDDLE_FLOW[depth] + 1):
         name = f"{root}-middle_flow-block1-unit_{unit}-xception_module"
-        x, _ = module(x, [wide] * 3, name=name, shortcut="sum", **pace.of(1))
+        x, _ = module(x, [wide] * 3, name=name, shortcut="sum", **pace.next(1))
     middle = x
     name = f"{root}-exit_flow-block1-unit_1-xception_module"
-    x, _ = module(x, [wide, width(16), width(16)], name=name, shortcut="conv", **pace.of(2))
+    x, _ = module(x, [wide, width(16), width(16)], name=name, shortcut="conv", **pace.next(2))
     name = f"{root}-exit_flow-block2-unit_1-xception_module"
-    options = {**pace.of(1), **({"rates": multi_grid} if multi_grid else {})}
-    x, _ = module(x, [width(24), width(24), width(32)], name=name, shortcut=None, **options)
+    rates = multi_grid or [pace.rate] * 3
+    x, _ = module(x, [width(24), width(24), width(32)], name=name, shortcut=None, strides=1, rates=rates)
     return low_level, after_second_stage, middle, x
 
 
-class Pace:
-    """Turns strides into atrous rates once the output stride is reached.
-
-    The module that would have the stride keeps the rate before it; the modules after it have a rate that is larger by its
-    stride.
-    """
-
-    def __init__(self, output_stride, at):
-        self.output_stride, self.stride, self.rate = output_stride, at, 1
-
-    def of(self, stride):
-        """The stride and the rates of the next module, whose own stride is `stride`."""
-        rates = (self.rate,) * 3
-        if self.stride < self.output_stride:
-            self.stride *= stride
-            return dict(stride=stride, rates=rates)
-        self.rate *= stride
-        return dict(stride=1, rates=rates)
-
-
-def module(x, widths, *, name, shortcut, stride, rates):
+def module(x, widths, *, name, shortcut, strides, rate=1, rates=None):
     """Three separable convolutions, with the stride in the third, and a shortcut.
 
     Args:
@@ -91,22 +72,25 @@ def module(x, widths, *, name, shortcut, stride, rates):
         name: of the module.
         shortcut: "conv" (a 1x1 convolution with the stride), "sum" (the features themselves) or None. Without a shortcut a
             ReLU follows each depthwise and each 1x1 convolution; otherwise one stands before each separable convolution.
-        stride, rates: the stride, and the atrous rate of each convolution.
+        strides: of the third convolution and of the shortcut.
+        rate: atrous rate of the convolutions. Default 1.
+        rates: of each of them, in place of `rate`. Default None.
 
     Returns:
         (the module's features, the features after its second convolution).
     """
     y, outputs = x, []
+    rates = rates or [rate] * len(widths)
     for i, (width, rate) in enumerate(zip(widths, rates, strict=True), 1):
         if shortcut is not None:
             y = keras.layers.ReLU(name=f"{name}-separable_conv{i}-relu")(y)
         options = dict(relu=shortcut is None)
         conv = f"{name}-separable_conv{i}"
-        y = named_conv(y, None, 3, strides=stride if i == 3 else 1, rate=rate, name=f"{conv}_depthwise", **options)
+        y = named_conv(y, None, 3, strides=strides if i == 3 else 1, rate=rate, name=f"{conv}_depthwise", **options)
         y = named_conv(y, width, 1, name=f"{conv}_pointwise", **options)
         outputs.append(y)
     if shortcut == "conv":
-        x = named_conv(x, widths[-1], 1, strides=stride, relu=False, name=f"{name}-shortcut")
+        x = named_conv(x, widths[-1], 1, strides=strides, relu=False, name=f"{name}-shortcut")
     if shortcut is not None:
         y = keras.layers.Add(name=f"{name}-add")([y, x])
     return y, outputs[1]

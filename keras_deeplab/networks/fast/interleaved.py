@@ -29,9 +29,8 @@ def interleaved_depthwise_conv2d(x, kernel, rate):
     import tensorflow as tf
 
     n, height, width, channels = tf.unstack(tf.shape(x))
-    down, across = (
-        tf.minimum(*axis) for axis in zip(pair(rate), (height, width), strict=True)
-    )  # grids: at most one for each pixel of an axis
+    # Grids along each axis: at most one for each of its pixels.
+    down, across = (tf.minimum(*axis) for axis in zip(pair(rate), (height, width), strict=True))
     rows, columns = -(-height // down), -(-width // across)  # of a grid
 
     def split(x, rows):
