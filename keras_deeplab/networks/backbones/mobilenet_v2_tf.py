@@ -28,7 +28,7 @@ def mobilenet_v2(images, *, output_stride, multi_grid, base_channels):
     Returns:
         four feature maps, of strides 4, 8, min(16, output_stride) and output_stride.
     """
-    multiple = 8 if base_channels >= 32 else 1  # as released: narrower networks have the plain product
+    multiple = 8 if base_channels == 32 else 1  # as released: at another multiplier widths are the plain product
 
     def width(channels):
         return rounded(channels * base_channels / 32, multiple)
