@@ -28,7 +28,7 @@ def main(argv):
     from keras_deeplab.serving import verify
     from keras_deeplab.serving.export import export_saved_model
     from keras_deeplab.zoo import fetch
-    from keras_deeplab.zoo.formats.torch_file import load_checkpoint
+    from keras_deeplab.zoo.formats.checkpoint import load_checkpoint
 
     row = rows.find(options.row)
     path = Path(options.weights) if options.weights else fetch.fetch(row.url, check=load_checkpoint)

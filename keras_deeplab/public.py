@@ -14,7 +14,7 @@ from keras_deeplab.serving.export import export_saved_model
 from keras_deeplab.serving.litert_onnx import export_litert, export_onnx
 from keras_deeplab.training import losses, optimizers, schedules
 from keras_deeplab.version import __version__
-from keras_deeplab.zoo.formats.torch_file import load_checkpoint
+from keras_deeplab.zoo.formats.checkpoint import load_checkpoint
 from keras_deeplab.zoo.models import DeepLabV3, DeepLabV3Plus, from_preset, list_presets
 from keras_deeplab.zoo.presets import load_backbone
 

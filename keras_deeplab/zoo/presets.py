@@ -16,7 +16,7 @@ from keras_deeplab.networks.backbones import OUTPUT_STRIDES
 from keras_deeplab.networks.initializers import kernels_start_as_zeros
 from keras_deeplab.zoo.assign import architecture, assign
 from keras_deeplab.zoo.fetch import fetch, sha256_of
-from keras_deeplab.zoo.formats.torch_file import read_checkpoint
+from keras_deeplab.zoo.formats.checkpoint import read_checkpoint
 
 
 def describe(row):

@@ -1,6 +1,6 @@
 """A PyTorch checkpoint file (.pth) in, {tensor name: array} out, without PyTorch.
 
-A checkpoint is a pickle and raw storages, which hold the numbers of the tensors. `unpickler.py` reads the pickle without
+Such a file is a pickle and raw storages, which hold the numbers of the tensors. `unpickler.py` reads the pickle without
 running code that it names. Sizes are compared with the size of the file before memory is taken, and only the storages that the
 state dict needs are read.
 
@@ -11,7 +11,6 @@ import functools
 import io
 import math
 import mmap
-import os
 import re
 import sys
 import zipfile
@@ -19,9 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_deeplab.zoo.formats.state_dict import find_weights
 from keras_deeplab.zoo.formats.unpickler import (
     DOWNLOAD_AGAIN,
     MAX_DIMS,
+    MAX_INT,
     SAVE_WEIGHTS,
     CheckpointError,
     Storage,
@@ -42,7 +43,6 @@ OTHER_FILES = (  # (pattern of the first bytes, what such a file is); the first 
     (rb"\x89HDF\r\n\x1a\n", "an HDF5 (.h5) file"),
     (rb"\x1f\x8b", "a gzip archive, which must be unpacked first"),
     (rb"[\s\S]{257}ustar", "a tar archive (of files, or of PyTorch 0.1)"),
-    (rb"[\s\S]{5}\0\0\0\{", "a safetensors file"),
     (rb"\x08\x01\x12", "a TensorFlow SavedModel"),
     (rb"\x08[\x02-\x1f][\x12\x1a\x22\x2a\x32\x3a\x42]", "an ONNX model"),
     (rb"\x80", "another pickle, or a checkpoint cut off within its first 32 bytes"),
@@ -57,18 +57,6 @@ MUST_BE_CHECKPOINT = "The file must be a checkpoint, as torch.save writes it."
 GIVE_PUBLISHED_FILE = "Give the .pth file as it was published; if this is that file, download it again."
 
 
-class Checkpoint(NamedTuple):
-    """The contents of a checkpoint file.
-
-    Attributes:
-        tensors: {tensor name: array}, in file order.
-        meta: the "meta" dict of the file, {} if there is none. Whatever is not plain Python data is a `Placeholder`.
-    """
-
-    tensors: dict[str, np.ndarray]
-    meta: dict
-
-
 class _Layout(NamedTuple):
     """Where the numbers of a tensor are: the offset and the strides count elements of the storage."""
 
@@ -79,78 +67,38 @@ class _Layout(NamedTuple):
 
     def is_contiguous(self):
         """Whether the elements follow each other in C order."""
-        steps = (math.prod(self.size[axis + 1 :]) for axis in range(len(self.size)))
-        axes = zip(self.size, self.stride, steps, strict=True)
-        return 0 in self.size or all(n == 1 or stride == step for n, stride, step in axes)
+        step = 1
+        for n, stride in zip(reversed(self.size), reversed(self.stride), strict=True):
+            if n > 1 and stride != step:
+                return 0 in self.size
+            step *= n
+        return True
 
 
-def load_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Reads the weights of a PyTorch checkpoint file (.pth), without PyTorch.
-
-    Args:
-        path: a file written by `torch.save`, as legacy stream or zip container. It holds a flat dict of tensors, or such a
-            dict under the key "state_dict", beside others ("meta", "optimizer", ...).
-
-    Returns:
-        {tensor name: array}, in file order. If all names begin with "module.", this prefix is removed. The dtypes are those
-        of the file, except that bfloat16 becomes float32, which is exact. Arrays are in C order and writable. Contiguous
-        tensors that share a storage share memory.
-
-    Raises:
-        FileNotFoundError: if there is no file at `path`.
-        CheckpointError: if the file is of another kind, is damaged, or its state dict has an entry that is not a dense tensor
-            (such as None).
-
-    Source: `torch.load`.
-    """
-    return read_checkpoint(path).tensors
-
-
-def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
-    """Reads the weights and the metadata of a PyTorch checkpoint file (.pth), without PyTorch.
-
-    Args:
-        path: as for `load_checkpoint`.
+def read(file, size, *, ema=False):
+    """The tensors and the metadata of an open file of `size` bytes.
 
     Returns:
-        A `Checkpoint`. Its `tensors` are what `load_checkpoint` returns, its `meta` is the dict "meta" of the file.
+        ({tensor name: array}, the "meta" dict of the file, or {} if there is none).
 
     Raises:
-        FileNotFoundError: if there is no file at `path`.
-        CheckpointError: as for `load_checkpoint`.
-
-    Source: `torch.load`.
+        CheckpointError: if the file is of another kind, is damaged, or an entry of the weights is no dense tensor. A damaged
+            file may raise other exceptions.
     """
-    path = os.fspath(path)
-    if os.path.isdir(path):
-        raise CheckpointError(
-            f"{path}: A checkpoint must be one file. Received: a directory. Name the .pth file in it."
-        )
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"There is no checkpoint at {path!r}. Download it first, or correct the path.")
-    with open(path, "rb") as file:
-        try:
-            return _read(file, os.fstat(file.fileno()).st_size)
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from None
-        except Exception as error:  # for a damaged file zipfile, zlib and pickletools raise many kinds of errors
-            reason = f"{type(error).__name__}: {error}"[:200]
-            message = checkpoint_error("The file is damaged: it must be readable to its end.", reason, DOWNLOAD_AGAIN)
-            raise CheckpointError(f"{path}: {message}") from error
-
-
-def _read(file, size):
-    """The `Checkpoint` of an open file of `size` bytes."""
     content, records, byteorder = _open_container(file, size)
-    if not isinstance(content, dict):
-        raise checkpoint_error("A checkpoint must hold a dict of tensors.", type_and_value(content), SAVE_WEIGHTS)
-    weights, meta = (content["state_dict"], content.get("meta")) if "state_dict" in content else (content, None)
-    if not isinstance(weights, dict) or not weights:
-        raise checkpoint_error("A state dict must hold at least one tensor.", type_and_value(weights), SAVE_WEIGHTS)
+    weights = find_weights(content, lambda entry: isinstance(entry, Tensor), ema=ema)
     tensors = _read_tensors(weights, records, byteorder, _memory_limit(size))
-    if all(name.startswith("module.") for name in tensors):  # PyTorch's DataParallel adds this prefix
-        tensors = {name.removeprefix("module."): array for name, array in tensors.items()}
-    return Checkpoint(tensors, meta if isinstance(meta, dict) else {})
+    return tensors, _metadata(content)
+
+
+def _metadata(content):
+    """The "meta" dict. Where it lacks the text of the configuration, that of mmengine's message hub is added."""
+    meta, hub = content.get("meta"), content.get("message_hub")
+    meta = meta if isinstance(meta, dict) else {}
+    info = hub.get("runtime_info") if isinstance(hub, dict) else None
+    if "cfg" not in meta and isinstance(info, dict) and "cfg" in info:
+        meta = {**meta, "cfg": info["cfg"]}
+    return meta
 
 
 def _memory_limit(size):
@@ -188,6 +136,9 @@ def _open_legacy(file, size):
         unpickler = Unpickler()
         content, keys = unpickler.load(stream), Unpickler().load(stream)
         records, end = {}, stream.tell()
+        if not isinstance(keys, list) or not all(isinstance(key, str) and key in unpickler.storages for key in keys):
+            rule = "After the pickle there must be the list of its storages' keys."
+            raise checkpoint_error(rule, type_and_value(keys), DOWNLOAD_AGAIN)
         for key in keys:  # a storage is its number of elements, an int64, and then the elements
             storage, count, start = unpickler.storages[key], stream[end : end + 8], end + 8
             if len(count) == 8 and int.from_bytes(count, "little", signed=True) != storage.numel:
@@ -258,14 +209,14 @@ def _read_tensors(weights, records, byteorder, limit):
             layouts[name] = _layout(name, value, records)
         except CheckpointError as error:
             raise CheckpointError(f"entry {short_repr.repr(name)}: {error}") from None
-    storages = {layout.storage.key: layout.storage for layout in layouts.values()}
+    storages = {(layout.storage.key, layout.storage.name): layout.storage for layout in layouts.values()}
     needed = sum(2 * storage.nbytes() for storage in storages.values())  # 2: bfloat16 becomes float32
     needed += sum(8 * math.prod(layout.size) for layout in layouts.values() if not layout.is_contiguous())
     if needed > limit:
         rule = f"The tensors of this file may take at most {limit} bytes of memory."
         raise checkpoint_error(rule, f"tensors that need {needed} bytes", SAVE_WEIGHTS)
-    arrays = {key: _read_storage(storage, records[key][1], byteorder) for key, storage in storages.items()}
-    return {name: _array(arrays[layout.storage.key], layout) for name, layout in layouts.items()}
+    arrays = {key: _read_storage(storage, records[key[0]][1], byteorder) for key, storage in storages.items()}
+    return {name: _array(arrays[layout.storage.key, layout.storage.name], layout) for name, layout in layouts.items()}
 
 
 def _layout(name, value, records):
@@ -276,12 +227,13 @@ def _layout(name, value, records):
     match value.args:
         case (Storage() as storage, int(offset), tuple(size), tuple(stride), _, _, *view_flags):
             is_valid = len(size) == len(stride) <= MAX_DIMS
-            is_valid &= all(isinstance(n, int) and n >= 0 for n in (offset, *size, *stride))
+            is_valid = is_valid and all(isinstance(n, int) and 0 <= n <= MAX_INT for n in (offset, *size, *stride))
         case _:
             is_valid = False
     if not is_valid or any(view_flags):  # they mark a view whose numbers torch negates or conjugates on use
         rule = "A tensor must have a storage, an offset, sizes and strides."
         raise checkpoint_error(rule, type_and_value(value.args), SAVE_WEIGHTS)
+    storage = storage.typed(value.dtype) if value.dtype else storage
     end = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
     if 0 not in size and end > storage.length:
         rule = f"A tensor must lie inside its storage of {storage.length} elements."

@@ -8,7 +8,6 @@ import collections
 import gzip
 import io
 import itertools
-import json
 import pickle
 import random
 import re
@@ -23,7 +22,7 @@ import pytest
 import support
 from support.torch_files import KINDS, REBUILD, Call, Global, Pickler, Storage, legacy, tensor, zipped
 
-from keras_deeplab.zoo.formats.torch_file import load_checkpoint, read_checkpoint
+from keras_deeplab.zoo.formats.checkpoint import load_checkpoint, read_checkpoint
 from keras_deeplab.zoo.formats.unpickler import CheckpointError, Placeholder
 
 GOLDEN = support.GOLDEN / "checkpoints"
@@ -148,6 +147,89 @@ def test_every_dtype_keeps_its_values(write, container, dtype, module):
     (read,) = load_checkpoint(write(container(state_dict(a=entry)))).values()
     correct = (array.astype("u4") << 16).view("f4") if dtype == "u2" else array
     assert read.dtype == correct.dtype and np.array_equal(read, correct.reshape(2, 3))
+
+
+ARGUMENTS = (False, collections.OrderedDict())  # requires_grad and hooks
+OTHER_REBUILDS = {  # {name: function of a tensor's storage, size and stride}
+    "_rebuild_tensor": lambda *args: Call(Global("torch._utils", "_rebuild_tensor"), args[0], 0, *args[1:]),
+    "_rebuild_parameter_with_state": lambda *args: Call(
+        Global("torch._utils", "_rebuild_parameter_with_state"), v2(*args), True, collections.OrderedDict(), {"tag": 1}
+    ),
+    "Parameter": lambda *args: Call(Global("torch.nn.parameter", "Parameter"), v2(*args), True),
+    "_rebuild_from_type_v2": lambda *args: Call(
+        Global("torch._tensor", "_rebuild_from_type_v2"),
+        REBUILD,
+        Global("torch", "Tensor"),
+        v2_arguments(*args),
+        {"a": 1},
+    ),
+    "_rebuild_device_tensor_from_cpu_tensor": lambda *args: Call(
+        Global("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"),
+        v2(*args),
+        Global("torch", "float32"),
+        "xla:0",
+        False,
+    ),
+}
+
+
+def v2_arguments(storage, size, stride):
+    return storage, 0, size, stride, *ARGUMENTS
+
+
+def v2(*args):
+    return Call(REBUILD, *v2_arguments(*args))
+
+
+@CONTAINERS
+@pytest.mark.parametrize("name", OTHER_REBUILDS)
+def test_other_functions_that_rebuild_a_tensor_are_known(write, container, name):
+    entry = OTHER_REBUILDS[name](Storage(arange(6)), (3, 2), (1, 3))
+    read = load_checkpoint(write(container(state_dict(a=entry))))["a"]
+    assert np.array_equal(read, arange(2, 3).T) and read.flags.c_contiguous
+
+
+@pytest.mark.parametrize("dtype, kind", [("u2", "uint16"), ("u4", "uint32"), ("u8", "uint64"), ("f4", "float32")])
+def test_a_storage_of_bytes_has_the_dtype_of_its_tensor(write, dtype, kind):
+    array = np.array([1, 2, 2**16 - 1, 7], dtype)
+    storage = Storage(array, kind="Untyped", module="torch.storage", numel=array.nbytes)
+    function = Global("torch._utils", "_rebuild_tensor_v3")
+    entry = Call(function, storage, 1, (3,), (1,), *ARGUMENTS, Global("torch", kind))
+    read = load_checkpoint(write(zipped(state_dict(a=entry))))["a"]
+    assert read.dtype == array.dtype and np.array_equal(read, array[1:])
+
+
+@pytest.mark.parametrize("kind, nbytes", [("float8_e5m2", 4), ("uint64", 12), ("uint64\n", 8)])
+def test_other_dtypes_and_broken_elements_are_named(write, kind, nbytes):
+    storage = Storage(np.zeros(nbytes, "u1"), kind="Untyped", module="torch.storage")
+    entry = Call(
+        Global("torch._utils", "_rebuild_tensor_v3"), storage, 0, (1,), (1,), *ARGUMENTS, Global("torch", kind)
+    )
+    assert refusal(write(zipped(state_dict(bad=entry))))
+
+
+def test_a_subclass_of_tensor_is_named(write):
+    function = Global("torch._tensor", "_rebuild_from_type_v2")
+    entry = Call(function, REBUILD, Global("mine", "Scaled"), v2_arguments(Storage(arange(2)), (2,), (1,)), {})
+    assert "mine.Scaled" in refusal(write(zipped(state_dict(bad=entry))))
+
+
+def test_files_of_python_2_are_read(write):
+    """Python 2 pickles an OrderedDict as a call with the list of its [key, value], and str as bytes."""
+
+    def short(name):
+        return b"U" + bytes([len(name)]) + name
+
+    ordered, rebuild = b"ccollections\nOrderedDict\n", b"ctorch._utils\n_rebuild_tensor_v2\n"
+    storage = b"(" + short(b"storage") + b"ctorch\nFloatStorage\n" + short(b"0") + short(b"cpu") + b"\x8a\1\6" + b"NtQ"
+    entry = rebuild + b"(" + storage + b"K\0\x8a\1\2\x8a\1\3\x86\x8a\1\3\x8a\1\1\x86\x89" + ordered + b")Rt" + b"R"
+    weights = ordered + b"]]" + b"(" + short(b"layer.weight") + entry + b"ea\x85R"
+    state = b"}" + short(b"_metadata") + ordered + b"]](" + short(b"") + b"}ea\x85Rsb"
+    pickled = b"\x80\x02}(" + short(b"epoch") + b"K\3" + short(b"state_dict") + weights + state + b"u."
+    data = legacy(state_dict(a=tensor(arange(6))))
+    (own,) = re.findall(rb"\x80\x02ccollections.*?\.(?=\x80\x02\])", data, re.DOTALL)
+    read = load_checkpoint(write(data.replace(own, pickled)))
+    assert list(read) == ["layer.weight"] and np.array_equal(read["layer.weight"], arange(2, 3))
 
 
 def test_bfloat16_widens_exactly(write):
@@ -363,7 +445,6 @@ def tar_of(name):
     return out.getvalue()
 
 
-SAFETENSORS_HEADER = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
 OTHER_FILES = {
     "empty": b"",
     "HTML": b"\n<!DOCTYPE html><html><body>404</body></html>",
@@ -371,7 +452,6 @@ OTHER_FILES = {
     "JSON": b'{"message": "Not Found"}',
     "text": b"Moved Permanently.\n",
     "git-lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
-    "safetensors": struct.pack("<Q", len(SAFETENSORS_HEADER)) + SAFETENSORS_HEADER + bytes(4),
     "ONNX": b"\x08\x07\x12\x07pytorch\x1a\x051.8.0",
     "SavedModel": b"\x08\x01\x12\x80\x01\x0a",
     "TensorFlow checkpoint": b"\0" * 40 + bytes.fromhex("57fb808b247547db"),
@@ -552,6 +632,84 @@ BOMBS = {
 def test_bombs_in_the_pickle_take_no_memory(write, container, bomb):
     path = write(container(None, data=b"\x80\x04" + BOMBS[bomb]))
     assert peak_memory(path, is_refused=True) < 2**26
+
+
+MODULUS = 2**61 - 1  # Python's hash of an int is its remainder; a tuple's hash is made of its items'
+
+
+def integer(number):
+    data = number.to_bytes(number.bit_length() // 8 + 1, "little", signed=True)
+    return b"\x8b" + struct.pack("<I", len(data)) + data
+
+
+def in_dict(*keys):
+    return b"}(" + b"".join(key + b"N" for key in keys) + b"u"
+
+
+WORK = {  # {name: (pickled expression, the refusal)}: little to read, much to do
+    "ints of one hash": (in_dict(*(integer(i * MODULUS) for i in range(1, 5000))), "At most 4096 keys"),
+    "tuples of one hash": (in_dict(*(integer(i * MODULUS) + b"\x85" for i in range(1, 5000))), "At most 4096 keys"),
+    "floats": (in_dict(*(b"G" + struct.pack(">d", i + 0.5) for i in range(5000))), "At most 4096 keys"),
+    "a set of ints": (b"\x8f(" + b"".join(integer(i * MODULUS) for i in range(1, 5000)) + b"\x90", "At most 4096 keys"),
+    "a frozen set of ints": (
+        b"(" + b"".join(integer(i * MODULUS) for i in range(1, 5000)) + b"\x91",
+        "At most 4096 keys",
+    ),
+    "keys in many dicts": (b"(" + in_dict(integer(MODULUS)) * 5000 + b"l", "At most 4096 keys"),
+    "a key of a million digits": (in_dict(integer(2**10**6)), "longer than 1024 bits"),
+    "a key with such a number": (in_dict(integer(2**10**6) + b"\x85"), "longer than 1024 bits"),
+    "memo indices of one hash": (b"Np" + str(MODULUS).encode() + b"\n", "index of the pickle's memo must lie below"),
+    "negative memo index": (b"Np-1\n", "index of the pickle's memo must lie below"),
+    "one list made a dict often": (
+        b"ccollections\nOrderedDict\nq\0(" + (text("a") + b"N\x86") * 2000 + b"l\x85q\1" + b"0h\0h\1R" * 1000,
+        "OrderedDict must be made of pairs, of at most 1048576",
+    ),
+    "an OrderedDict of other things": (
+        b"ccollections\nOrderedDict\n" + b"](K\1K\2e\x85R",
+        "OrderedDict must be made of pairs",
+    ),
+}
+
+
+@CONTAINERS
+@pytest.mark.parametrize("name", WORK)
+def test_work_that_no_checkpoint_needs_is_refused(write, container, name):
+    expression, message = WORK[name]
+    value = {"state_dict": state_dict(a=tensor(arange(3))), "meta": Raw(expression)}
+    assert message in refusal(write(container(value)))
+
+
+@CONTAINERS
+@pytest.mark.parametrize("place", ("size", "stride", "offset"))
+def test_numbers_longer_than_a_machines_are_no_sizes(write, container, place):
+    number = Raw(integer(2**10**6))
+    bad = tensor(arange(2), **{place: number if place == "offset" else (number,)})
+    assert "'bad'" in refusal(write(container(state_dict(bad=bad))))
+
+
+def test_a_storage_of_a_million_digits_is_refused(write):
+    bad = tensor(arange(6), storage=Storage(arange(6), numel=Raw(integer(2**10**6))), size=(1,), stride=(1,))
+    assert "Storage '0' must have one type and one size" in refusal(write(zipped(state_dict(bad=bad))))
+
+
+def test_long_names_are_cut_before_they_are_joined(write):
+    names = text("a" * 10**6) + b"q\xf0" + b"(" + b"h\xf0h\xf0\x93" * 300 + b"l"
+    path = write(zipped({"state_dict": state_dict(a=tensor(arange(3))), "meta": Raw(names)}))
+    assert peak_memory(path) < 10**7
+
+
+@pytest.mark.parametrize("keys", (b"N" + b"\x85" * 10**6 + b"\x85", b"]" + b"K\1a", b"N", b"(" + text("b") + b"l"))
+def test_the_list_of_storage_keys_has_the_keys_of_the_pickle(write, keys):
+    data = legacy(state_dict(a=tensor(arange(6))))
+    own = b"\x80\x02]q\x00X\x01\x00\x00\x000q\x01a."
+    assert data.count(own) == 1
+    assert "list of its storages' keys" in refusal(write(data.replace(own, b"\x80\x02" + keys + b".")))
+
+
+def test_keys_of_metadata_that_files_have_are_kept(write):
+    keys = [1, -3, 140203984000128, 0.5, (1, 2), ("a", None), True, 2**70]
+    meta = {"x": {key: str(key) for key in keys}}
+    assert read_checkpoint(write(zipped({"state_dict": state_dict(a=tensor(arange(1))), "meta": meta}))).meta == meta
 
 
 def test_endless_pickles_are_cut_short(write):
