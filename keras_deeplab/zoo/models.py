@@ -27,6 +27,7 @@ class Presets:
         dtype=None,
         sha256: str | None = None,
         load_weights: bool = True,
+        ema: bool = False,
     ) -> Self:
         """A released model by name.
 
@@ -35,7 +36,8 @@ class Presets:
                 such as `"r101_cityscapes"`: the model with the highest published mIoU of that backbone and data set.
             weights: a file to load in place of the released one. Either a `.pth` file, released or of your own
                 mmsegmentation run (the widths and the number of classes follow its shapes, the class names its metadata),
-                or a `.keras` file. Default None.
+                or a `.keras` file. For a model of DeepLab's authors, a TensorFlow checkpoint (`model.ckpt-30000`), also of
+                your own run, a frozen graph (`.pb`) or a `.tar.gz` of them. Default None.
             num_classes: the number of your own classes. If it differs from that of the file, the classifiers start from
                 random weights, all other weights are loaded, and a warning says so. Default None, the number of the file.
             auxiliary_head: whether to build the head that supervises stage 3 in training; the model's output is then
@@ -46,6 +48,7 @@ class Presets:
             dtype: dtype policy, such as `"mixed_bfloat16"`. Default None: Keras's global policy, or that of a `.keras` file.
             sha256: SHA-256 in hex that the file must have. Default None, no check.
             load_weights: False builds the network with random weights and needs no file. Default True.
+            ema: whether to load the moving averages of the weights that the file keeps beside them. Default False.
 
         Returns:
             A model of this class: RGB 0..255 (N, H, W, 3) in, float32 logits (N, H, W, classes) out.
@@ -67,6 +70,7 @@ class Presets:
             dtype=dtype,
             sha256=sha256,
             load_weights=load_weights,
+            ema=ema,
         )
 
 

@@ -4,19 +4,73 @@ import json
 import os
 import warnings
 import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from keras_deeplab.catalog import rows
+from keras_deeplab.catalog import authors, openmmlab, rows
 from keras_deeplab.catalog.datasets import DATASETS
-from keras_deeplab.catalog.openmmlab import IMAGENET
-from keras_deeplab.networks.backbones import OUTPUT_STRIDES
+from keras_deeplab.catalog.protocol import Protocol
+from keras_deeplab.networks.backbones import BACKBONES, OUTPUT_STRIDES
 from keras_deeplab.networks.initializers import kernels_start_as_zeros
-from keras_deeplab.zoo.assign import architecture, assign
+from keras_deeplab.zoo.assign import PYTORCH, TENSORFLOW, Names, architecture, assign
 from keras_deeplab.zoo.fetch import fetch, sha256_of
+from keras_deeplab.zoo.formats import tensorflow_checkpoint
 from keras_deeplab.zoo.formats.checkpoint import read_checkpoint
+
+
+@dataclass(frozen=True)
+class Format:
+    """How the files of a source of rows are read.
+
+    Attributes:
+        read: a function (path, *, ema=False) -> `Checkpoint`. It raises `ValueError` for another kind of file.
+        architecture: a function of the tensors; see `keras_deeplab.zoo.assign.architecture`.
+        names: how the files name the tensors.
+        classifiers: names of the layers whose shapes follow the number of classes.
+        imagenet: {name: URL} of weights of backbones.
+        not_backbone: what the tensors of a backbone's file may begin with beside the backbone's.
+        example: a few names of tensors, for error messages.
+        made_by: who writes such files, for error messages.
+    """
+
+    read: Callable
+    architecture: Callable
+    names: Names
+    classifiers: tuple[str, ...]
+    imagenet: dict[str, str]
+    not_backbone: tuple[str, ...]
+    example: str
+    made_by: str
+
+
+FORMATS = {  # {`Row.source`: format}
+    openmmlab.Row.source: Format(
+        read_checkpoint,
+        architecture,
+        PYTORCH,
+        ("decode_head-conv_seg", "auxiliary_head-conv_seg"),
+        openmmlab.IMAGENET,
+        ("fc.",),
+        "mmsegmentation's names (backbone.layer1.0..., decode_head.conv_seg...)",
+        "mmsegmentation",
+    ),
+    authors.SOURCE: Format(
+        tensorflow_checkpoint.read_checkpoint,
+        tensorflow_checkpoint.architecture,
+        TENSORFLOW,
+        (*tensorflow_checkpoint.CLASSIFIERS, "auxiliary_head-conv_seg"),
+        authors.IMAGENET,
+        tensorflow_checkpoint.IMAGENET_CLASSIFIERS,
+        "the names of the authors' TensorFlow code (xception_65/... or MobilenetV2/..., logits/semantic/...)",
+        "the authors' TensorFlow code",
+    ),
+}
+HEADS = {openmmlab.Row.source: "openmmlab", authors.SOURCE: "authors"}  # {`Row.source`: `Backbone.head`}
+CLASSIFIERS = tuple(name for kind in FORMATS.values() for name in kind.classifiers)
 
 
 def describe(row):
@@ -24,7 +78,8 @@ def describe(row):
     return {
         "name": row.name,
         "description": f"{row.class_name}, {row.backbone} backbone, output stride {row.output_stride}, trained on "
-        f"{DATASETS[row.dataset].title} crops of {row.crop[0]}x{row.crop[1]}, {row.iterations} steps",
+        f"{DATASETS[row.dataset].title} crops of {row.crop[0]}x{row.crop[1]}"
+        + (f", {row.iterations} steps" if row.iterations else ""),
         "class_name": row.class_name,
         "source": row.source,
         "backbone": row.backbone,
@@ -42,7 +97,7 @@ def describe(row):
 
 
 def load_preset(
-    cls, preset, *, weights, num_classes, auxiliary_head, dropout, output_stride, dtype, sha256, load_weights
+    cls, preset, *, weights, num_classes, auxiliary_head, dropout, output_stride, dtype, sha256, load_weights, ema
 ):
     """The implementation of `DeepLabV3.from_preset` and `DeepLabV3Plus.from_preset`, which describe the arguments."""
     row = rows.find(preset, cls.__name__)
@@ -62,24 +117,28 @@ def load_preset(
             )
         return build(cls, config, num_classes, output_stride, options)
 
-    path = Path(weights).expanduser() if weights is not None else fetch(row.url, check=read_checkpoint)
-    if not path.is_file():
+    kind = FORMATS[row.source]
+    path = Path(weights).expanduser() if weights is not None else fetch(row.url, check=kind.read)
+    if not path.is_file() and not Path(f"{path}.index").is_file():  # TensorFlow's files are named by their beginning
         raise FileNotFoundError(
-            f"weights must be the path of a .pth or .keras file. Received: {str(path)!r}, where there is no file."
+            "weights must be the path of a .pth, .safetensors or .keras file or, for a model of DeepLab's authors, of a "
+            f"TensorFlow checkpoint, .pb or .tar.gz. Received: {str(path)!r}, where there is no file."
         )
+    if sha256 is not None and not path.is_file():
+        raise ValueError(f"sha256= is for a single file. Received: the checkpoint {path.name}. Leave sha256= out.")
     if sha256 is not None and (digest := sha256_of(path)) != sha256.lower():
         raise ValueError(
             f"The SHA-256 of {path.name} must be {sha256.lower()}. Received: {digest}. Correct sha256=, or replace the file."
         )
-    if is_keras_file(path):
+    if path.is_file() and is_keras_file(path):
         return from_keras_file(cls, path, num_classes, output_stride, options)
 
-    checkpoint = read_checkpoint(path)
+    checkpoint = kind.read(path, ema=ema)
     config |= config_from_file(cls, row, path.name, checkpoint, own=weights is not None)
     with kernels_start_as_zeros():
         model = build(cls, config, num_classes, output_stride, options)
     fresh = fresh_classifiers(model, config["num_classes"], path.name)
-    assign(model, checkpoint.tensors, fresh=fresh, source=path.name)
+    assign(model, checkpoint.tensors, fresh=fresh, source=path.name, names=kind.names)
     return model
 
 
@@ -100,8 +159,10 @@ def at_output_stride(config, output_stride):
     def scale(rate):
         return max(1, rate * config["output_stride"] // output_stride)
 
-    rates, multi_grid = config.get("aspp_rates"), config["multi_grid"]
+    rates, multi_grid, protocol = config.get("aspp_rates"), config["multi_grid"], config["protocol"]
+    protocol = protocol if isinstance(protocol, Protocol) else Protocol.from_dict(protocol)  # as a file has it
     return {
+        "protocol": replace(protocol, step=output_stride) if protocol.step else protocol,
         "output_stride": output_stride,
         "aspp_rates": (rates[0], *map(scale, rates[1:])) if rates else None,  # the first is the 1x1 convolution
         "multi_grid": tuple(map(scale, multi_grid)) if multi_grid else None,
@@ -124,15 +185,18 @@ def config_from_file(cls, row, name, checkpoint, own):
     Raises:
         ValueError: if the file holds no DeepLab's weights, or those of another class or backbone.
     """
-    class_and_config = architecture(checkpoint.tensors)
+    kind = FORMATS[row.source]
+    class_and_config = kind.architecture(checkpoint.tensors)
     if class_and_config is None:
         raise ValueError(
-            f"{name} must hold weights of DeepLabV3 or DeepLabV3+ under mmsegmentation's names (backbone.layer1.0..., "
-            f"decode_head.conv_seg...). Received: {', '.join(list(checkpoint.tensors)[:5])}, ... "
-            "Give the file of a model that mmsegmentation trained."
+            f"{name} must hold weights of DeepLabV3 or DeepLabV3+ under {kind.example}. "
+            f"Received: {', '.join(list(checkpoint.tensors)[:5])}, ... "
+            f"Give the file of a model that {kind.made_by} trained."
         )
     class_name, config = class_and_config
-    expected, received = f"{cls.__name__} on {row.backbone}", f"{class_name} on {config['backbone']}"
+    parts = {key: value for key, value in row.architecture.items() if key in config and key != "num_classes"}
+    expected = network_text(cls.__name__, parts)
+    received = network_text(class_name, {key: config[key] for key in parts})
     if expected != received:
         raise ValueError(
             f"{name} must hold the network of {row.name}, {expected}. Received: {received}. "
@@ -152,6 +216,12 @@ def config_from_file(cls, row, name, checkpoint, own):
     return config
 
 
+def network_text(class_name, parts):
+    """A network in words: its class, its backbone, and the arguments that tell it from others."""
+    others = ", ".join(f"{key}={value}" for key, value in sorted(parts.items()) if key != "backbone")
+    return f"{class_name} on {parts['backbone']}" + (f" with {others}" if others else "")
+
+
 def is_list_of(value, kind, length):
     """Whether a value from a file is a list or tuple of `length` items of the type `kind`."""
     return isinstance(value, (list, tuple)) and len(value) == length and all(isinstance(v, kind) for v in value)
@@ -166,7 +236,7 @@ def fresh_classifiers(model, count, name):
         "all other weights come from the file.",
         stacklevel=4,
     )
-    return ("decode_head-conv_seg", "auxiliary_head-conv_seg")
+    return CLASSIFIERS
 
 
 def is_keras_file(path):
@@ -216,16 +286,21 @@ def load_backbone(model: keras.Model, weights: str | os.PathLike) -> None:
     Args:
         model: a `DeepLabV3` or `DeepLabV3Plus`. Its other layers do not change.
         weights: `"resnet18_v1c"`, `"resnet50_v1c"` or `"resnet101_v1c"` for backbones with three convolutions as their stem;
-            torchvision's `"resnet18"`, `"resnet50"` or `"resnet101"` for "r18b", "r50b" or "r101b"; or the path of such a
-            `.pth` file.
+            torchvision's `"resnet18"`, `"resnet50"` or `"resnet101"` for "r18b", "r50b" or "r101b"; the authors'
+            `"xception_41_imagenet"`, `"xception_65_imagenet"`, `"xception_65_imagenet_coco"`, `"xception_71_imagenet"` or
+            `"mobilenet_v2_1.0_224"` for their networks; or the path of such a file.
 
     Raises:
         ValueError: if the file lacks weights of the backbone, or holds tensors that neither the backbone nor ImageNet's
             classifier has.
         FileNotFoundError: if the file is not in the cache and cannot be downloaded.
     """
-    path = fetch(IMAGENET[weights], check=read_checkpoint) if weights in IMAGENET else Path(weights).expanduser()
-    tensors = read_checkpoint(path).tensors
-    tensors = {f"backbone.{name}": array for name, array in tensors.items() if not name.startswith("fc.")}
-    fresh = {layer.name for layer in model.layers if not layer.name.startswith("backbone-")}
-    assign(model, tensors, fresh=fresh, source=path.name)
+    backbone = BACKBONES[model.get_config()["backbone"]]
+    kind = next(kind for source, kind in FORMATS.items() if HEADS[source] == backbone.head)
+    path = fetch(kind.imagenet[weights], check=kind.read) if weights in kind.imagenet else Path(weights).expanduser()
+    tensors = kind.read(path).tensors
+    start = backbone.prefix.replace("-", kind.names.separator)  # OpenMMLab's files of backbones leave it out
+    add = "" if any(name.startswith(start) for name in tensors) else start
+    tensors = {add + name: array for name, array in tensors.items() if not name.startswith(kind.not_backbone)}
+    fresh = {layer.name for layer in model.layers if not layer.name.startswith(backbone.prefix)}
+    assign(model, tensors, fresh=fresh, source=path.name, names=kind.names)
