@@ -82,12 +82,12 @@ def submit(row, options, protocol):
 def score(row, options, protocol):
     """Scores labelled pictures and prints and writes the results."""
     from keras_deeplab.evaluation import report
-    from keras_deeplab.evaluation.evaluate import evaluate
+    from keras_deeplab.evaluation.evaluate import evaluate, labelled_classes
     from keras_deeplab.evaluation.report import percent
 
     pairs = command_line.open_data(options, "val")
     model = command_line.load(options.row, options.weights)
-    command_line.require_classes(pairs, model.num_classes)
+    command_line.require_classes(pairs, labelled_classes(model))
     label_rule = {"reduce_zero_label": options.reduce_zero_label}
     if options.report:
         Path(options.report).mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from keras_deeplab.catalog.authors import NO_CLASS
 from keras_deeplab.catalog.datasets import IGNORE
 from keras_deeplab.data.pairs import find_pairs
 from keras_deeplab.evaluation import metrics
@@ -50,6 +51,7 @@ def evaluate(
         multi_scale_flip, resize: as for `segment`.
         reduce_zero_label: whether label 0 means "no class" and the classes are labelled from 1. Label 0 then becomes 255, and
             every other label one less. Not for prepared data, where this has been done.
+            For a model whose output 0 is "no class" (the authors' of ADE20K) labels keep their values, and 0 becomes 255.
         resume: a file to keep the counts in. If an evaluation was stopped, the next call with the same file continues it.
         devices: names such as "GPU:0". Each device gets a copy of the model and a share of the pictures. By default all
             GPUs. On the TensorFlow backend only.
@@ -79,7 +81,7 @@ def evaluate(
         tally.open(resume, _identity(model, pairs, options, reduce_zero_label))
 
     def load(number):
-        return read_pair(pairs, number, model.num_classes, reduce_zero_label)
+        return read_pair(pairs, number, model, reduce_zero_label)
 
     remaining = range(len(tally.pictures), len(pairs))
     bar = keras.utils.Progbar(len(pairs), unit_name="picture", stateful_metrics=["mIoU"], verbose=int(progress))
@@ -185,13 +187,19 @@ def _digest(*parts):
     return digest.hexdigest()
 
 
-def read_pair(pairs, number, num_classes, reduce_zero_label):
+def labelled_classes(model):
+    """The number of classes that labels can have: one less than the model's if its output 0 stands for "no class"."""
+    return model.num_classes - (model.classes[0] == NO_CLASS)
+
+
+def read_pair(pairs, number, model, reduce_zero_label):
     """Reads a pair.
 
     Args:
         pairs: a `FilePairs` or `PreparedPairs`.
         number: of the pair in it.
-        num_classes, reduce_zero_label: as for `read_label`.
+        model: whose classes the labels are.
+        reduce_zero_label: as for `evaluate`.
 
     Returns:
         (name, picture (H, W, 3) uint8, label map (H, W) uint8).
@@ -205,7 +213,9 @@ def read_pair(pairs, number, num_classes, reduce_zero_label):
         picture = read_image(image_bytes)
     except ValueError as error:
         raise ValueError(f"{image}: {error}") from error
-    truth = read_label(label_bytes, label, num_classes, reduce_zero_label)
+    first = model.num_classes - labelled_classes(model) if reduce_zero_label or pairs.train_ids else 0
+    truth = read_label(label_bytes, label, model.num_classes - first, reduce_zero_label)
+    truth[truth != IGNORE] += np.uint8(first)
     if truth.shape != picture.shape[:2]:
         raise ValueError(
             "A label map must have its picture's size. "

@@ -299,8 +299,11 @@ def load_backbone(model: keras.Model, weights: str | os.PathLike) -> None:
     kind = next(kind for source, kind in FORMATS.items() if HEADS[source] == backbone.head)
     path = fetch(kind.imagenet[weights], check=kind.read) if weights in kind.imagenet else Path(weights).expanduser()
     tensors = kind.read(path).tensors
-    start = backbone.prefix.replace("-", kind.names.separator)  # OpenMMLab's files of backbones leave it out
-    add = "" if any(name.startswith(start) for name in tensors) else start
-    tensors = {add + name: array for name, array in tensors.items() if not name.startswith(kind.not_backbone)}
+    start = backbone.prefix.replace("-", kind.names.separator)  # OpenMMLab's files leave it out
+    tensors = {name: array for name, array in tensors.items() if not name.startswith(kind.not_backbone)}
+    if any(name.startswith(start) for name in tensors):  # it may be the file of a whole model
+        tensors = {name: array for name, array in tensors.items() if name.startswith(start)}
+    else:
+        tensors = {start + name: array for name, array in tensors.items()}
     fresh = {layer.name for layer in model.layers if not layer.name.startswith(backbone.prefix)}
     assign(model, tensors, fresh=fresh, source=path.name, names=kind.names)

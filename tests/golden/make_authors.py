@@ -2,8 +2,9 @@
 
     PYTHONPATH=research:research/slim python make_authors.py
 
-Needs tensorflow 2.21, tf_keras 2.21, tf_slim 1.1.0 and, as `research`, that folder of tensorflow/models of October 2018 (deeplab
-and slim). It is written for TensorFlow 1: this script stands in for `tf.contrib`. With --segment only the second and third of:
+Needs tensorflow 2.21, tf_keras 2.21, tf_slim 1.1.0 and, as `research`, that folder of tensorflow/models of October 2018
+(deeplab and slim). It is written for TensorFlow 1: this script stands in for `tf.contrib`. With --segment only the second and
+the third of:
 
 NETWORK/osSTRIDE/HxW: `sample` of the logits at the head's own stride, whose crop is the picture, and their deviation (/std).
 segment/NETWORK/HxW: the label map of a picture that is padded to the crop, and with /ms over scales and with flips; by the

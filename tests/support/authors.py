@@ -70,3 +70,53 @@ def drawn(name, **options):
     model = build(name, **options)
     assign(model, variables(model), names=TENSORFLOW)
     return model
+
+
+def write_checkpoint(arrays, prefix, step=30000):
+    """Writes PREFIX-STEP.index and .data by TensorFlow's own `Saver`, and returns PREFIX-STEP."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        found = {name: v1.get_variable(name, initializer=tf.constant(array)) for name, array in arrays.items()}
+        v1.global_variables_initializer().run()
+        return v1.train.Saver(found).save(session, str(prefix), global_step=step, write_meta_graph=False)
+
+
+def write_frozen_graph(arrays, path):
+    """Writes a graph with the arrays as constants, frozen by TensorFlow's own `graph_util`, beside other constants."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    with tf.Graph().as_default() as graph, v1.Session() as session:
+        image = v1.placeholder(tf.uint8, [1, None, None, 3], "ImageTensor")
+        total = tf.reduce_sum(tf.cast(image, tf.float32)) * tf.constant(2.0, name="mul/y")
+        for name, array in arrays.items():
+            variable = v1.get_variable(name, initializer=tf.constant(array), use_resource=False)
+            total += tf.reduce_sum(variable)
+        tf.identity(total, "SemanticPredictions")
+        v1.global_variables_initializer().run()
+        frozen = v1.graph_util.convert_variables_to_constants(session, graph.as_graph_def(), ["SemanticPredictions"])
+    path.write_bytes(frozen.SerializeToString())
+    return path
+
+
+def write_archive(path, files):
+    """Writes a .tar.gz of {member name: bytes}, as the released ones are laid out."""
+    import io
+    import tarfile
+
+    with tarfile.open(path, "w:gz") as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def files_of(prefix):
+    """{end of the name: bytes} of a checkpoint's files."""
+    from pathlib import Path
+
+    prefix = Path(prefix)
+    return {path.name.removeprefix(prefix.name): path.read_bytes() for path in prefix.parent.glob(f"{prefix.name}.*")}
