@@ -5,7 +5,15 @@ import tarfile
 
 import numpy as np
 import pytest
-from support.authors import build, files_of, variables, weights, write_archive, write_checkpoint, write_frozen_graph
+from support.authors import (
+    build,
+    files_of,
+    save_as_training_does,
+    variables,
+    weights,
+    write_archive,
+    write_frozen_graph,
+)
 
 from keras_deeplab.zoo.formats.tensorflow_checkpoint import architecture, read_checkpoint
 from keras_deeplab.zoo.formats.unpickler import CheckpointError
@@ -30,7 +38,7 @@ KEPT = {  # beside the weights, in a checkpoint of a training run
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return write_checkpoint(ARRAYS | KEPT, tmp_path_factory.mktemp("run") / "model.ckpt")
+    return save_as_training_does(ARRAYS | KEPT, tmp_path_factory.mktemp("run") / "model.ckpt")
 
 
 def same(tensors, expected):
@@ -157,7 +165,10 @@ def test_several_checkpoints_are_named(tmp_path, checkpoint):
         read_checkpoint(tmp_path / "model.ckpt-1")
 
 
-@pytest.mark.parametrize("name", ["xception65", "xception71_dpc", "mobilenetv2", "mobilenetv2_decoder"])
+@pytest.mark.parametrize(
+    "name",
+    [*(pytest.param(n, marks=pytest.mark.slow) for n in ("xception65", "xception71_dpc")), "mobilenetv2_decoder"],
+)
 def test_shapes_tell_the_architecture(name):
     model = build(name)
     class_name, options = architecture(variables(model))
