@@ -75,7 +75,8 @@ def submit(row, options, protocol):
     from keras_deeplab.evaluation import submission
 
     ids, paths = submission.label_ids(row), submission.pictures(options.images)
-    submission.write(command_line.load(options.row, options.weights), ids, paths, options.submission, **protocol)
+    model = command_line.load(options.row, options.weights, ema=options.ema)
+    submission.write(model, ids, paths, options.submission, **protocol)
     print(f"{len(paths)} label maps in {options.submission}, for {submission.SERVERS[row.dataset]}")
 
 
@@ -86,7 +87,7 @@ def score(row, options, protocol):
     from keras_deeplab.evaluation.report import percent
 
     pairs = command_line.open_data(options, "val")
-    model = command_line.load(options.row, options.weights)
+    model = command_line.load(options.row, options.weights, ema=options.ema)
     command_line.require_classes(pairs, labelled_classes(model))
     label_rule = {"reduce_zero_label": options.reduce_zero_label}
     if options.report:

@@ -33,7 +33,7 @@ def main(argv):
     from keras_deeplab.pictures.draw import overlay, palette_image
     from keras_deeplab.pictures.read import read_image
 
-    model = command_line.load(options.row, options.weights)
+    model = command_line.load(options.row, options.weights, ema=options.ema)
     to = Path(options.to)
     to.mkdir(parents=True, exist_ok=True)
     bar = keras.utils.Progbar(len(paths), unit_name="picture")

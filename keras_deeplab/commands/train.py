@@ -29,7 +29,7 @@ def main(argv):
 
     keras.utils.set_random_seed(options.seed)
     recipe = recipes.find(options.row)
-    classes, batch = options.num_classes or recipe.row.num_classes, options.batch or recipe.batch
+    classes, batch = options.num_classes or recipe.num_classes, options.batch or recipe.batch
     devices = choose_devices(options, batch)
     pairs = command_line.open_data(options, "train", classes)
     validation = validation_pairs(options, classes)
@@ -184,11 +184,18 @@ def new_model(recipe, options, classes, pairs):
             f"--class-weight needs {classes} factors, one for each class. Received: {options.class_weight}."
         )
     row = recipe.row
-    architecture = dict(num_classes=options.num_classes, auxiliary_head=True, dtype=options.precision)
+    own_classes = recipe.num_classes if recipe.num_classes != row.num_classes else None  # without "no class" of ADE20K
+    num_classes = options.num_classes or own_classes
+    architecture = dict(num_classes=num_classes, auxiliary_head=recipe.auxiliary_head, dtype=options.precision)
+    if options.init == "imagenet" and row.imagenet is None:
+        raise ValueError(
+            f"No weights of the backbone alone were released for {row.name}. Received: --init imagenet. "
+            f"Write --init {row.name}, or --init FILE."
+        )
     if options.init == "imagenet":
         model = command_line.load(row.name, load_weights=False, **architecture)
         load_backbone(model, row.imagenet)
-    elif Path(options.init).is_file():
+    elif Path(options.init).is_file() or Path(f"{options.init}.index").is_file():  # a TensorFlow checkpoint
         model = command_line.load(row.name, options.init, **architecture)
     else:
         model = command_line.load(options.init, **architecture)

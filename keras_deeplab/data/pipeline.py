@@ -24,7 +24,7 @@ def training_data(
     images,
     labels=None,
     *,
-    resize_base: tuple[int, int],
+    resize_base: tuple[int, int] | None,
     resize_ratio: tuple[float, float],
     crop: tuple[int, int],
     cat_max_ratio: float,
@@ -44,7 +44,7 @@ def training_data(
         images, labels: two folders (files of the same stem belong together), or two lists of files in the same order.
             Images are JPEG, PNG or TIFF. Labels are PNG, grey or palette, whose values are the classes and 255.
             `images` can also be the pairs that `open_prepared` returns, without `labels`.
-        resize_base: the two sides, in pixels, of the box that a ratio of 1 fits pictures into.
+        resize_base: the two sides, in pixels, of the box that a ratio of 1 fits pictures into; None for their own size.
         resize_ratio: (lowest, highest) random factor for the sides of that box.
         crop: (height, width) in pixels.
         cat_max_ratio: a crop is drawn again if one class covers this share of its labelled pixels or more; 1 turns this

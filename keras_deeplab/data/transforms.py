@@ -106,8 +106,15 @@ def reduce_zero_label(label):
 
 
 def resized_size(height, width, ratio, *, base):
-    """The (height, width) after `random_resize`: that of the picture fitted into the box times the ratio, truncated."""
-    box = [tf.cast(side * tf.cast(ratio, tf.float64), tf.int32) for side in (float(max(base)), float(min(base)))]
+    """The (height, width) after `random_resize`: that of the picture fitted into the box times the ratio, truncated.
+
+    Without a box (None) the picture's own size is the box.
+    """
+    if base is None:
+        base = tf.maximum(height, width), tf.minimum(height, width)
+    else:
+        base = float(max(base)), float(min(base))
+    box = [tf.cast(tf.cast(side, tf.float64) * tf.cast(ratio, tf.float64), tf.int32) for side in base]
     return fit_in_box(height, width, *box)
 
 
