@@ -169,7 +169,7 @@ def new_model(recipe, options, classes, pairs):
     """Checks the data and builds the row's network, with the weights that training starts from."""
     from keras_deeplab.catalog.datasets import DATASETS
     from keras_deeplab.data import folder
-    from keras_deeplab.zoo.presets import load_backbone
+    from keras_deeplab.zoo.presets import has_backbone_only, load_backbone
 
     names = None
     if options.images:
@@ -192,10 +192,12 @@ def new_model(recipe, options, classes, pairs):
             f"No weights of the backbone alone were released for {row.name}. Received: --init imagenet. "
             f"Write --init {row.name}, or --init FILE."
         )
-    if options.init == "imagenet":
+    is_file = Path(options.init).is_file() or Path(f"{options.init}.index").is_file()  # a TensorFlow checkpoint
+    is_backbone = is_file and has_backbone_only(options.init, row)
+    if options.init == "imagenet" or is_backbone:
         model = command_line.load(row.name, load_weights=False, **architecture)
-        load_backbone(model, row.imagenet)
-    elif Path(options.init).is_file() or Path(f"{options.init}.index").is_file():  # a TensorFlow checkpoint
+        load_backbone(model, options.init if is_backbone else row.imagenet)
+    elif is_file:
         model = command_line.load(row.name, options.init, **architecture)
     else:
         model = command_line.load(options.init, **architecture)

@@ -33,6 +33,8 @@ TENSORFLOW = Names(
     {"weights": "kernel", "depthwise_weights": "kernel", "biases": "bias"},
     torch_layout=False,
 )
+# What files hold beside the layers: counters, the normalisation of pictures, and weights of losses.
+NO_LAYER = re.compile(r"(.+\.)?num_batches_tracked|data_preprocessor\.(mean|std)|(decode|auxiliary)_head\.loss_\w+\..+")
 MAX_NAMES = 8  # how many names an error message lists
 
 
@@ -45,7 +47,7 @@ def assign(model, tensors, *, fresh=(), source="The file", names=PYTORCH):
     Args:
         model: a `DeepLabV3` or `DeepLabV3Plus` with norms.
         tensors: {tensor name: array}. Those under `auxiliary_head.` are ignored if the model has no auxiliary head;
-            `num_batches_tracked` is always ignored.
+            `num_batches_tracked`, `data_preprocessor.*` and the buffers of losses are always ignored.
         fresh: names of layers that keep the weights they have; the tensors for them are ignored.
         source: where the tensors come from, for error messages.
         names: how the file names them, a `Names`. Default `PYTORCH`.
@@ -65,7 +67,7 @@ def assign(model, tensors, *, fresh=(), source="The file", names=PYTORCH):
         module, _, parameter = name.rpartition(names.separator)
         layer_name = module.replace(names.separator, "-")
         if (
-            parameter == "num_batches_tracked"
+            NO_LAYER.fullmatch(name)
             or layer_name in fresh
             or (layer_name.startswith("auxiliary_head-") and not has_auxiliary)
         ):

@@ -6,13 +6,22 @@ from typing import Self
 from keras_deeplab.catalog import rows
 from keras_deeplab.keras_tools import serializable
 from keras_deeplab.networks import deeplab
-from keras_deeplab.zoo.presets import describe, load_preset
+from keras_deeplab.zoo.presets import describe, load_preset, require_same_layers
 
 
 class Presets:
     """Adds `presets` and `from_preset` to a network."""
 
     presets: dict[str, dict] = {}
+
+    def load_weights(self, filepath, skip_mismatch=False, **options):
+        """Keras's `load_weights`, which fills layers by their order in the file.
+
+        Raises:
+            ValueError: if the file has other layers than the model, whose weights would get into wrong layers.
+        """
+        require_same_layers(self, filepath)
+        super().load_weights(filepath, skip_mismatch=skip_mismatch, **options)  # type: ignore[misc]
 
     @classmethod
     def from_preset(
@@ -21,6 +30,8 @@ class Presets:
         *,
         weights: str | os.PathLike | None = None,
         num_classes: int | None = None,
+        out_channels: int | None = None,
+        threshold: float | None = None,
         auxiliary_head: bool = False,
         dropout: float = 0.1,
         output_stride: int | None = None,
@@ -34,21 +45,27 @@ class Presets:
         Args:
             preset: the name of a released model (`DeepLabV3Plus.presets` lists them), or a short name, BACKBONE_DATASET,
                 such as `"r101_cityscapes"`: the model with the highest published mIoU of that backbone and data set.
-            weights: a file to load in place of the released one. Either a `.pth` file, released or of your own
-                mmsegmentation run (the widths and the number of classes follow its shapes, the class names its metadata),
-                or a `.keras` file. For a model of DeepLab's authors, a TensorFlow checkpoint (`model.ckpt-30000`), also of
-                your own run, a frozen graph (`.pb`) or a `.tar.gz` of them. Default None.
+            weights: a file to load in place of the released one. Either a `.pth` or safetensors file, released or of your
+                own mmsegmentation run (the widths and the number of classes follow its shapes, the class names its
+                metadata), or a `.keras` file. For a model of DeepLab's authors, a TensorFlow checkpoint (`model.ckpt-30000`),
+                also of your own run, a frozen graph (`.pb`) or a `.tar.gz` of them. Default None.
             num_classes: the number of your own classes. If it differs from that of the file, the classifiers start from
                 random weights, all other weights are loaded, and a warning says so. Default None, the number of the file.
+            out_channels: 1 for a single output that tells two classes apart by its sigmoid; the number of classes for an
+                output each. Default None, as in the file: a file with one output gives a model of two classes.
+            threshold: the probability above which the single output means class 1. Default None: the configuration's in
+                the file's metadata if it is there, otherwise 0.3, the original's.
             auxiliary_head: whether to build the head that supervises stage 3 in training; the model's output is then
-                `{"logits", "auxiliary"}`. Default False.
+                `{"logits", "auxiliary"}`. It starts from random weights, with a warning, if the file has none. Default
+                False.
             dropout: share of the channels that training sets to zero before each classifier. Default 0.1.
             output_stride: 8, 16 or 32. A larger one than the model's own is faster; the atrous rates are divided
                 accordingly. Default None, the model's own.
             dtype: dtype policy, such as `"mixed_bfloat16"`. Default None: Keras's global policy, or that of a `.keras` file.
             sha256: SHA-256 in hex that the file must have. Default None, no check.
             load_weights: False builds the network with random weights and needs no file. Default True.
-            ema: whether to load the moving averages of the weights that the file keeps beside them. Default False.
+            ema: whether to take the other set of weights that an EMA hook keeps in a `.pth` file (see `load_checkpoint`), or
+                the moving averages in a TensorFlow checkpoint. Default False, the weights that the original tests with.
 
         Returns:
             A model of this class: RGB 0..255 (N, H, W, 3) in, float32 logits (N, H, W, classes) out.
@@ -64,6 +81,8 @@ class Presets:
             preset,
             weights=weights,
             num_classes=num_classes,
+            out_channels=out_channels,
+            threshold=threshold,
             auxiliary_head=auxiliary_head,
             dropout=dropout,
             output_stride=output_stride,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 
@@ -15,11 +16,13 @@ from keras_deeplab.catalog import authors, openmmlab, rows
 from keras_deeplab.catalog.datasets import DATASETS
 from keras_deeplab.catalog.protocol import Protocol
 from keras_deeplab.networks.backbones import BACKBONES, OUTPUT_STRIDES
-from keras_deeplab.networks.initializers import kernels_start_as_zeros
+from keras_deeplab.networks.initializers import TooManyNumbers, he_normal, kernels_start_as_zeros
+from keras_deeplab.networks.layers import MEAN, STD
 from keras_deeplab.zoo.assign import PYTORCH, TENSORFLOW, Names, architecture, assign
 from keras_deeplab.zoo.fetch import fetch, sha256_of
 from keras_deeplab.zoo.formats import tensorflow_checkpoint
 from keras_deeplab.zoo.formats.checkpoint import read_checkpoint
+from keras_deeplab.zoo.one_output import THRESHOLD, threshold_in, two_classes
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Format:
         names: how the files name the tensors.
         classifiers: names of the layers whose shapes follow the number of classes.
         imagenet: {name: URL} of weights of backbones.
+        backbone, head: what tensors of a backbone and of a DeepLab's head begin with.
         not_backbone: what the tensors of a backbone's file may begin with beside the backbone's.
         example: a few names of tensors, for error messages.
         made_by: who writes such files, for error messages.
@@ -42,6 +46,8 @@ class Format:
     names: Names
     classifiers: tuple[str, ...]
     imagenet: dict[str, str]
+    backbone: tuple[str, ...]
+    head: tuple[str, ...]
     not_backbone: tuple[str, ...]
     example: str
     made_by: str
@@ -54,6 +60,8 @@ FORMATS = {  # {`Row.source`: format}
         PYTORCH,
         ("decode_head-conv_seg", "auxiliary_head-conv_seg"),
         openmmlab.IMAGENET,
+        ("layer1.0.",),
+        ("decode_head.",),
         ("fc.",),
         "mmsegmentation's names (backbone.layer1.0..., decode_head.conv_seg...)",
         "mmsegmentation",
@@ -64,6 +72,8 @@ FORMATS = {  # {`Row.source`: format}
         TENSORFLOW,
         (*tensorflow_checkpoint.CLASSIFIERS, "auxiliary_head-conv_seg"),
         authors.IMAGENET,
+        tuple(f"{root}/" for root in tensorflow_checkpoint.BACKBONES),
+        ("logits/semantic/",),
         tensorflow_checkpoint.IMAGENET_CLASSIFIERS,
         "the names of the authors' TensorFlow code (xception_65/... or MobilenetV2/..., logits/semantic/...)",
         "the authors' TensorFlow code",
@@ -96,12 +106,9 @@ def describe(row):
     }
 
 
-def load_preset(
-    cls, preset, *, weights, num_classes, auxiliary_head, dropout, output_stride, dtype, sha256, load_weights, ema
-):
+def load_preset(cls, preset, *, weights, sha256, load_weights, ema, **options):
     """The implementation of `DeepLabV3.from_preset` and `DeepLabV3Plus.from_preset`, which describe the arguments."""
     row = rows.find(preset, cls.__name__)
-    options = dict(auxiliary_head=auxiliary_head, dropout=dropout, dtype=dtype)
     config = {
         **row.architecture,
         "row": row.name,
@@ -115,7 +122,7 @@ def load_preset(
                 f"load_weights=False does not go together with weights. Received: weights={weights!r}. "
                 "Leave one of the two out."
             )
-        return build(cls, config, num_classes, output_stride, options)
+        return build(cls, config, **options)
 
     kind = FORMATS[row.source]
     path = Path(weights).expanduser() if weights is not None else fetch(row.url, check=kind.read)
@@ -131,26 +138,62 @@ def load_preset(
             f"The SHA-256 of {path.name} must be {sha256.lower()}. Received: {digest}. Correct sha256=, or replace the file."
         )
     if path.is_file() and is_keras_file(path):
-        return from_keras_file(cls, path, num_classes, output_stride, options)
+        return from_keras_file(cls, path, **options)
 
     checkpoint = kind.read(path, ema=ema)
     config |= config_from_file(cls, row, path.name, checkpoint, own=weights is not None)
-    with kernels_start_as_zeros():
-        model = build(cls, config, num_classes, output_stride, options)
-    fresh = fresh_classifiers(model, config["num_classes"], path.name)
+    numbers = sum(array.size for array in checkpoint.tensors.values())
+    try:
+        with kernels_start_as_zeros(at_most=2 * numbers + FRESH_NUMBERS):
+            model = build(cls, config, **options)
+    except TooManyNumbers as error:
+        raise ValueError(
+            f"{path.name} must hold the weights of the network that the shapes of its tensors describe. Received: {numbers} "
+            "numbers, too few for this network. Download the file again, or use another one."
+        ) from error
+    has_auxiliary = any(name.startswith(f"auxiliary_head{kind.names.separator}") for name in checkpoint.tensors)
+    fresh = fresh_layers(model, config, has_auxiliary, path.name)
     assign(model, checkpoint.tensors, fresh=fresh, source=path.name, names=kind.names)
     return model
 
 
-def build(cls, config, num_classes, output_stride, options):
-    """The network of `config`, with another number of classes or another output stride where those are not None."""
-    if num_classes is not None and num_classes != config["num_classes"]:
+FRESH_NUMBERS = 2**24  # numbers of layers that a file need not have: classifiers and the auxiliary head
+
+
+def build(cls, config, *, num_classes, output_stride, out_channels=None, threshold=None, **options):
+    """The network of `config`, with other classes, outputs or another output stride where those are not None."""
+    num_classes, out_channels = outputs_of(config, num_classes, out_channels)
+    if num_classes != config["num_classes"]:
         config = {**config, "num_classes": num_classes, "classes": None, "palette": None, "row": None}
+    if out_channels != config.get("out_channels"):
+        config = {**config, "row": None}
+    config = {**config, "out_channels": out_channels}
+    if threshold is not None:
+        if out_channels is None:
+            raise ValueError(
+                f"threshold is for a model of one output. Received: threshold={threshold!r} for {num_classes} outputs. "
+                "Add out_channels=1, or leave threshold out."
+            )
+        config = {**config, "threshold": threshold}
     if output_stride not in (None, *OUTPUT_STRIDES):
         raise ValueError(f"output_stride must be 8, 16 or 32. Received: {output_stride!r}.")
     if output_stride is not None and output_stride != config["output_stride"]:
         config = {**config, **at_output_stride(config, output_stride)}
     return cls(**{**config, **options})
+
+
+def outputs_of(config, num_classes, out_channels):
+    """(number of classes, out_channels of the constructor) of a model, from those asked for and those of `config`."""
+    if num_classes == 1 and config.get("out_channels") == 1:
+        raise ValueError(
+            "A model of one output has two classes, of which label 0 is the background. Received: num_classes=1. Leave "
+            "num_classes out, or set it to 2."
+        )
+    if num_classes is None:
+        num_classes = 2 if out_channels == 1 else config["num_classes"]
+    if out_channels is None and num_classes == config["num_classes"]:
+        out_channels = config.get("out_channels")
+    return num_classes, None if out_channels == num_classes else out_channels
 
 
 def at_output_stride(config, output_stride):
@@ -186,6 +229,13 @@ def config_from_file(cls, row, name, checkpoint, own):
         ValueError: if the file holds no DeepLab's weights, or those of another class or backbone.
     """
     kind = FORMATS[row.source]
+    empty = [key for key, array in checkpoint.tensors.items() if not array.size]
+    if empty:  # their shapes may claim any width
+        raise ValueError(
+            f"The tensors of {name} must have numbers. Received: {empty[0]} of shape {checkpoint.tensors[empty[0]].shape}. "
+            "Download the file again, or use another one."
+        )
+    check_normalisation(checkpoint.tensors, name)
     class_and_config = kind.architecture(checkpoint.tensors)
     if class_and_config is None:
         raise ValueError(
@@ -202,10 +252,22 @@ def config_from_file(cls, row, name, checkpoint, own):
             f"{name} must hold the network of {row.name}, {expected}. Received: {received}. "
             "Name a preset of this class and backbone, or give another file."
         )
+    classifier = checkpoint.tensors.get("decode_head.conv_seg.weight")  # in OpenMMLab's files
+    if classifier is not None and classifier.shape[1:] != (config["aspp_channels"], 1, 1):
+        raise ValueError(
+            f"decode_head.conv_seg.weight of {name} must have shape (outputs, {config['aspp_channels']}, 1, 1). Received: "
+            f"{classifier.shape}. Use the file of such a network."
+        )
     count = config["num_classes"]
     meta = checkpoint.meta.get("dataset_meta")
     meta = meta if isinstance(meta, dict) else checkpoint.meta  # older versions of mmsegmentation have no dataset_meta
     names, colours = (meta.get(key) or meta.get(key.upper()) for key in ("classes", "palette"))
+    if count == 1:
+        if is_list_of(names, str, 1):
+            names, colours = two_classes(names, colours if isinstance(colours, (list, tuple)) else None, name)
+        threshold = threshold_in(checkpoint.meta) or THRESHOLD
+        config |= {"num_classes": 2, "out_channels": 1, "threshold": threshold}
+        count = 2
     has_own_names = own and is_list_of(names, str, count)
     if has_own_names or count != row.num_classes:
         same_classes = has_own_names and tuple(names) == row.classes
@@ -227,16 +289,53 @@ def is_list_of(value, kind, length):
     return isinstance(value, (list, tuple)) and len(value) == length and all(isinstance(v, kind) for v in value)
 
 
-def fresh_classifiers(model, count, name):
-    """The names of the classifiers if a file of `count` classes cannot fill them, with a warning; otherwise ()."""
-    if model.num_classes == count:
-        return ()
-    warnings.warn(
-        f"{name} has {count} classes and the model {model.num_classes}: the classifiers start from random weights, "
-        "all other weights come from the file.",
-        stacklevel=4,
-    )
-    return CLASSIFIERS
+def check_normalisation(tensors, name):
+    """Raises `ValueError` if a file keeps another mean or deviation of the pictures than the network has."""
+    for leaf, expected in (("mean", MEAN), ("std", STD)):
+        array = tensors.get(f"data_preprocessor.{leaf}")
+        if array is not None and not (array.size == 3 and np.allclose(array.ravel(), expected, atol=0.01)):
+            raise ValueError(
+                f"data_preprocessor.{leaf} of {name} must be {expected}, by which the network normalises RGB. Received: "
+                f"{array.ravel()[:4].tolist()}. Use a model that was trained with this normalisation."
+            )
+
+
+def fresh_layers(model, config, has_auxiliary, name):
+    """The names of the layers that a file cannot fill, with a warning for them; they get random weights.
+
+    Args:
+        model: the new model.
+        config: the arguments of the model in the file.
+        has_auxiliary: whether the file has an auxiliary head.
+        name: of the file.
+    """
+    fresh = ()
+    if "auxiliary" in model.output_names and not has_auxiliary:
+        fresh = tuple(layer.name for layer in model.layers if layer.name.startswith("auxiliary_head-"))
+        draw_kernels(model, fresh)
+        warnings.warn(
+            f"{name} has no auxiliary head: that of the model starts from random weights. It counts in training only.",
+            stacklevel=4,
+        )
+    outputs, own = (config.get("out_channels") or config["num_classes"]), model.get_config()
+    if (own["num_classes"], own["out_channels"]) != (config["num_classes"], config.get("out_channels")):
+        new = own["out_channels"] or own["num_classes"]
+        counts = f"{config['num_classes']} classes and the model {own['num_classes']}"
+        if config["num_classes"] == own["num_classes"]:
+            counts = f"{outputs} outputs and the model {new}"
+        warnings.warn(
+            f"{name} has {counts}: the classifiers start from random weights, all other weights come from the file.",
+            stacklevel=4,
+        )
+        fresh += CLASSIFIERS
+    return fresh
+
+
+def draw_kernels(model, names):
+    """Gives random kernels to convolutions that were built as zeros. Classifiers never are."""
+    for layer in map(model.get_layer, names):
+        if hasattr(layer, "kernel") and not layer.name.endswith("conv_seg"):
+            layer.kernel.assign(he_normal()(layer.kernel.shape, layer.kernel.dtype))
 
 
 def is_keras_file(path):
@@ -244,7 +343,7 @@ def is_keras_file(path):
     return zipfile.is_zipfile(path) and "config.json" in zipfile.ZipFile(path).namelist()
 
 
-def from_keras_file(cls, path, num_classes, output_stride, options):
+def from_keras_file(cls, path, **options):
     """A model that `model.save` wrote, with another number of classes, head or stride if these are given."""
     with zipfile.ZipFile(path) as archive:
         saved_class = json.loads(archive.read("config.json")).get("registered_name")
@@ -253,12 +352,16 @@ def from_keras_file(cls, path, num_classes, output_stride, options):
             f"{path.name} must hold a saved {cls.__name__}. Received: {saved_class}. "
             "Use from_preset of the class in the file, or give another file."
         )
-    options = {key: value for key, value in options.items() if value is not None}  # dtype=None keeps the saved policy
+    if options["dtype"] is None:  # keeps the saved policy
+        del options["dtype"]
     with kernels_start_as_zeros():
         source = keras.saving.load_model(path, compile=False)
         config = {key: value for key, value in source.get_config().items() if key != "name"}
-        model = build(cls, config, num_classes, output_stride, options)
-    fresh = fresh_classifiers(model, source.num_classes, path.name)
+        frozen = config.pop("frozen")
+        model = build(cls, config, **options)
+    fresh = fresh_layers(model, config, "auxiliary" in source.output_names, path.name)
+    for layer in model.layers:
+        layer.trainable = layer.name not in frozen or layer.name in fresh
     copy_weights(source, model, fresh)
     return model
 
@@ -280,6 +383,40 @@ def copy_weights(source, model, fresh):
             layer.set_weights(source_layers[layer.name].get_weights())
 
 
+def has_backbone_only(path, row=None):
+    """Whether a file holds the weights of a backbone, as ImageNet's do, without those of a DeepLab's head.
+
+    Args:
+        path: of the file.
+        row: of whose source the file is. Default None, OpenMMLab's.
+    """
+    if Path(path).is_file() and is_keras_file(path):
+        return False
+    kind = FORMATS[row.source if row else openmmlab.Row.source]
+    names = kind.read(path).tensors.keys()
+    has_backbone = any(name.removeprefix("backbone.").startswith(kind.backbone) for name in names)
+    return has_backbone and not any(name.startswith(kind.head) for name in names)
+
+
+def require_same_layers(model, path):
+    """Raises `ValueError` if a .weights.h5 file names other layers than those of the model that have weights."""
+    if not str(path).endswith(".weights.h5") or not os.path.isfile(path):
+        return  # Keras says what is wrong with it
+    with h5py.File(path) as file:
+        groups = [group["vars"] for group in file.get("layers", {}).values() if "vars" in group]
+        saved = {str(group.attrs["name"]) for group in groups if len(group) and "name" in group.attrs}
+    own = {layer.name for layer in model.layers if layer.weights}
+    saved -= {layer.name for layer in model.layers if not layer.weights}  # dropout has its random state there
+    if saved and saved != own:
+        lists = (", ".join(sorted(names)[:3]) for names in (saved - own, own - saved))
+        more, fewer = (f"{names}, ..." if names else "none" for names in lists)
+        raise ValueError(
+            f"{path} must have the layers of this model: Keras fills layers by their order in such a file. Received: layers "
+            f"that the model lacks: {more}; layers that the file lacks: {fewer}. Load it into a model with the same heads, or "
+            "save a .keras file and use from_preset(weights=...)."
+        )
+
+
 def load_backbone(model: keras.Model, weights: str | os.PathLike) -> None:
     """Sets the weights of a model's backbone to ImageNet weights, from which training can start.
 
@@ -288,7 +425,8 @@ def load_backbone(model: keras.Model, weights: str | os.PathLike) -> None:
         weights: `"resnet18_v1c"`, `"resnet50_v1c"` or `"resnet101_v1c"` for backbones with three convolutions as their stem;
             torchvision's `"resnet18"`, `"resnet50"` or `"resnet101"` for "r18b", "r50b" or "r101b"; the authors'
             `"xception_41_imagenet"`, `"xception_65_imagenet"`, `"xception_65_imagenet_coco"`, `"xception_71_imagenet"` or
-            `"mobilenet_v2_1.0_224"` for their networks; or the path of such a file.
+            `"mobilenet_v2_1.0_224"` for their networks; or the path of such a file: bare tensors, or `backbone.*` beside the
+            layers of another head, as mmpretrain and training runs have them. Of a whole model's file the backbone is taken.
 
     Raises:
         ValueError: if the file lacks weights of the backbone, or holds tensors that neither the backbone nor ImageNet's

@@ -23,8 +23,7 @@ from keras_deeplab.zoo.formats.unpickler import (
 )
 
 FIRST_BYTES = re.compile(rb"[\s\S]{5}\0\0\0\{")  # a length below 2**40, and the header's first character
-MAX_HEADER = 2**24  # bytes; a network of 1000 tensors has 1e5
-MAX_NESTING = 4  # brackets in brackets of the header, which needs 3
+MAX_HEADER = 2**22  # bytes; a network of 1000 tensors has 1e5, and JSON of brackets takes 20 times its size in memory
 DTYPES = {  # {name: (dtype in the file, dtype of the array)}; numpy has no bfloat16
     "F64": ("<f8", "f8"),
     "F32": ("<f4", "f4"),
@@ -97,11 +96,7 @@ def _header(file, length, size):
         rule = f"The header of a file of {size} bytes may have at most {max(0, min(MAX_HEADER, size - 8))} bytes."
         raise checkpoint_error(rule, f"a claim of {length} bytes", DOWNLOAD_AGAIN)
     text = file.read(length)
-    depth = deepest = 0
-    for bracket in re.finditer(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', text):  # strings are matched so that theirs do not count
-        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(bracket[0], 0)
-        deepest = max(deepest, depth)
-    header = json.loads(text, object_pairs_hook=_without_twins) if deepest <= MAX_NESTING else None
+    header = json.loads(text, object_pairs_hook=_without_twins)
     if not isinstance(header, dict):
         raise checkpoint_error("The header must be a JSON object of tensors.", repr(text[:40]), DOWNLOAD_AGAIN)
     return header
@@ -127,7 +122,8 @@ def _array(file, entry, start):
             raise checkpoint_error(rule, f"{len(unread)} bytes fewer", DOWNLOAD_AGAIN)
         unread = unread[count:]
     if array_dtype.kind == "b":
-        return array != 0
+        return array.astype(bool)
     if entry.dtypes == tuple(map(np.dtype, DTYPES["BF16"])):  # bfloat16 is the upper half of a float32
-        return np.left_shift(array, 16, dtype=np.uint32).view(array_dtype)
+        wide = array.astype(np.uint32)
+        return np.left_shift(wide, 16, out=wide).view(array_dtype)
     return array.astype(array_dtype, copy=False)

@@ -53,19 +53,17 @@ def _open(content, is_tensor, depth=0):
     """The dict of tensors in a dict of anything, which may be the dict itself."""
     if "state_dict" in content and not isinstance(content["state_dict"], dict):
         return content["state_dict"]
-    if any(is_tensor(entry) for entry in content.values()):
-        return content["state_dict"] if isinstance(content.get("state_dict"), dict) else content
     dicts = {key: value for key, value in content.items() if isinstance(value, dict) and depth < MAX_DEPTH}
     for key in KEYS:
         if key in dicts:
             return _open(dicts[key], is_tensor, depth + 1)
     names = [key for key, value in dicts.items() if value and all(map(is_tensor, value.values()))]
-    if len(names) > 1:
+    if len(names) > 1 and not any(map(is_tensor, content.values())):
         rule = (
             f"The weights must be the only set of tensors in the file, or lie under one of the keys {', '.join(KEYS)}."
         )
         raise checkpoint_error(rule, f"sets under the keys {short_repr.repr(names)}", SAVE_WEIGHTS)
-    return dicts[names[0]] if names else content
+    return dicts[names[0]] if len(names) == 1 else content
 
 
 def _is_average(name):
