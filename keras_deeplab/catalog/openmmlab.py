@@ -1,4 +1,4 @@
-"""OpenMMLab's released models as a table of 84 rows: a row's name in, every fact about that model out.
+"""OpenMMLab's released models as a table of 92 rows: a row's name in, every fact about that model out.
 
 Source: the model index and configurations of OpenMMLab's mmsegmentation 1.2.2. The table holds only the facts that do not
 follow from a row's name; `Row` derives the others.
@@ -16,7 +16,7 @@ CLASS_NAMES = {"deeplabv3": "DeepLabV3", "deeplabv3plus": "DeepLabV3Plus"}  # {f
 NAME = re.compile(
     r"""
     (?P<family>deeplabv3|deeplabv3plus)
-    _(?P<backbone>r(?P<depth>18|50|101)b?)      # b: torchvision's ResNet, whose stem is one 7x7 convolution
+    _(?P<backbone>r18b?|r50b?|r101b?|s101|m-v2)
     -d(?P<output_stride>8|16)
     (?P<multi_grid>-mg124)?
     (?P<fp16>_fp16)?
@@ -28,6 +28,17 @@ NAME = re.compile(
     """,
     re.VERBOSE,
 )
+
+BACKBONES = {  # {name in a row's name: name here, key of `IMAGENET`, folder on the server or None for the family's}
+    "r18": ("r18", "resnet18_v1c", None),
+    "r50": ("r50", "resnet50_v1c", None),
+    "r101": ("r101", "resnet101_v1c", None),
+    "r18b": ("r18b", "resnet18", None),  # b: torchvision's ResNet, whose stem is one 7x7 convolution
+    "r50b": ("r50b", "resnet50", None),
+    "r101b": ("r101b", "resnet101", None),
+    "s101": ("s101", "resnest101", "resnest"),
+    "m-v2": ("mobilenetv2", "mobilenet_v2", "mobilenet_v2"),
+}
 
 # {crop: stride} of the sliding windows in tests, in pixels. With other crops a model is tested on whole pictures.
 WINDOW_STRIDES = {(769, 769): (513, 513), (480, 480): (320, 320)}
@@ -61,10 +72,15 @@ SIZES = {
     ("deeplabv3plus", "r50b"): (41_196_208, 43_632_368),
     ("deeplabv3plus", "r101"): (60_207_568, 62_696_080),
     ("deeplabv3plus", "r101b"): (60_188_336, 62_676_720),
+    ("deeplabv3", "s101"): (88_437_344, 90_933_920),
+    ("deeplabv3plus", "s101"): (63_914_192, 66_427_344),
+    ("deeplabv3", "mobilenetv2"): (18_365_696, 18_625_600),
+    ("deeplabv3plus", "mobilenetv2"): (15_008_048, 15_274_160),
 }
-SIZES_PER_CLASS = {18: (129, 194), 50: (513, 770), 101: (513, 770)}  # {depth: what each class adds to both}
+SIZES_PER_CLASS = {"r18": (129, 194), "r18b": (129, 194)}  # {backbone: what each class adds to both}
+SIZES_PER_CLASS_OF_OTHERS = (513, 770)
 
-# {`Row.imagenet`: URL}, as mmengine 0.10.7 resolves the configurations' open-mmlab:// and torchvision://
+# {`Row.imagenet`: URL}, as mmengine 0.10.7 resolves the configurations' open-mmlab://, torchvision:// and mmcls://
 IMAGENET = {
     "resnet18_v1c": "https://download.openmmlab.com/pretrain/third_party/resnet18_v1c-b5776b93.pth",
     "resnet50_v1c": "https://download.openmmlab.com/pretrain/third_party/resnet50_v1c-2cccc1ad.pth",
@@ -72,6 +88,9 @@ IMAGENET = {
     "resnet18": "https://download.pytorch.org/models/resnet18-f37072fd.pth",
     "resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
     "resnet101": "https://download.pytorch.org/models/resnet101-63fe2227.pth",
+    "resnest101": "https://download.openmmlab.com/pretrain/third_party/resnest101_d2-f3b931b2.pth",
+    "mobilenet_v2": "https://download.openmmlab.com/mmclassification/v0/mobilenet_v2/"
+    "mobilenet_v2_batch256_imagenet_20200708-3b2dc3af.pth",
 }
 
 
@@ -123,18 +142,8 @@ class Row:
 
     @property
     def backbone(self):
-        """`"r18"`, `"r50"`, `"r101"`, `"r18b"`, `"r50b"` or `"r101b"`."""
-        return self._name_parts["backbone"]
-
-    @property
-    def depth(self):
-        """The number of layers of the ResNet: 18, 50 or 101."""
-        return int(self._name_parts["depth"])
-
-    @property
-    def stem(self):
-        """`"v1c"` (three 3x3 convolutions) or `"b"` (one 7x7 convolution)."""
-        return "b" if self.backbone.endswith("b") else "v1c"
+        """Key of `keras_deeplab.networks.backbones.BACKBONES`, such as `"r101"`, `"r18b"` or `"mobilenetv2"`."""
+        return BACKBONES[self._name_parts["backbone"]][0]
 
     @property
     def output_stride(self):
@@ -196,7 +205,7 @@ class Row:
     @property
     def imagenet(self):
         """Key of `IMAGENET`: the weights of the backbone that training started from."""
-        return f"resnet{self.depth}" if self.stem == "b" else f"resnet{self.depth}_{self.stem}"
+        return BACKBONES[self._name_parts["backbone"]][1]
 
     # How it is tested, and where its file is.
 
@@ -224,17 +233,23 @@ class Row:
 
     @property
     def url(self):
-        return f"https://download.openmmlab.com/mmsegmentation/v0.5/{self.family}/{self.name}/{self.file}"
+        folder = BACKBONES[self._name_parts["backbone"]][2] or self.family
+        return f"https://download.openmmlab.com/mmsegmentation/v0.5/{folder}/{self.name}/{self.file}"
 
     @property
     def parameters(self):
         """The number of trainable parameters, without those of the auxiliary head."""
-        return SIZES[self.family, self.backbone][0] + SIZES_PER_CLASS[self.depth][0] * self.num_classes
+        return self._size(0)
 
     @property
     def megabytes(self):
         """Size of the tensors of the released file in MB (10^6 bytes); the file is a little larger."""
-        return 4e-6 * (SIZES[self.family, self.backbone][1] + SIZES_PER_CLASS[self.depth][1] * self.num_classes)
+        return 4e-6 * self._size(1)
+
+    def _size(self, column):
+        """A column of `SIZES`, with the weights of each class."""
+        per_class = SIZES_PER_CLASS.get(self.backbone, SIZES_PER_CLASS_OF_OTHERS)
+        return SIZES[self.family, self.backbone][column] + per_class[column] * self.num_classes
 
     @property
     def weights_licence(self):
@@ -354,6 +369,16 @@ _ROWS = (
     # Its name has another form. It was trained on crops of 512x1024, padded to 1280x1280.
     ("deeplabv3plus_r50-d8_4xb2-300k_mapillay_v1_65-1280x1280",
      "20230301_110504-655f8e43", 47.35, None, 24.04, "deeplabv3plus_r50-d8_512x1024_300k_mapillary"),
+    # MobileNetV2
+    ("deeplabv3_m-v2-d8_512x1024_80k_cityscapes",     "20200825_124836-bef03590", 73.84, None, 3.9),
+    ("deeplabv3plus_m-v2-d8_512x1024_80k_cityscapes", "20200825_124836-d256dd4b", 75.20, None, 5.1),
+    ("deeplabv3_m-v2-d8_512x512_160k_ade20k",         "20200825_223255-63986343", 34.08, None, 6.8),
+    ("deeplabv3plus_m-v2-d8_512x512_160k_ade20k",     "20200825_223255-465a01d4", 34.02, None, 8.2),
+    # ResNeSt-101
+    ("deeplabv3_s101-d8_512x1024_80k_cityscapes",     "20200807_144429-b73c4270", 79.67, 80.51, 11.9),
+    ("deeplabv3plus_s101-d8_512x1024_80k_cityscapes", "20200807_144429-1239eb43", 79.62, 80.27, 13.2),
+    ("deeplabv3_s101-d8_512x512_160k_ade20k",         "20200807_144503-17ecabe5", 45.71, 46.59, 14.6),
+    ("deeplabv3plus_s101-d8_512x512_160k_ade20k",     "20200807_144503-27b26226", 46.47, 47.27, 16.2),
 )
 # fmt: on
 

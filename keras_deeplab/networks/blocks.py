@@ -27,7 +27,19 @@ def without_norms():
 
 
 def conv_norm(
-    x, filters, kernel_size, *, names, strides=1, rate=1, relu=True, max_value=None, one_sided=False, norm=None
+    x,
+    filters,
+    kernel_size,
+    *,
+    names,
+    strides=1,
+    rate=1,
+    groups=1,
+    use_bias=False,
+    relu=True,
+    max_value=None,
+    one_sided=False,
+    norm=None,
 ):
     """A convolution, its batch norm and a ReLU.
 
@@ -38,6 +50,8 @@ def conv_norm(
         names: the names of the convolution and of the norm, those of the released weights.
         strides: pixels of the input per pixel of the result. Default 1.
         rate: atrous rate. Default 1.
+        groups: how many parts the channels are split into, each with a convolution of its own. Default 1.
+        use_bias: whether the convolution has a bias beside that of its norm. Default False.
         relu: whether a ReLU follows. Default True.
         one_sided: whether a strided convolution pads as TensorFlow does: of an odd number of zeros, one more lies at the
             bottom and right than at the top and left. Default False, equally.
@@ -47,7 +61,7 @@ def conv_norm(
     Returns:
         features (N, ceil(H / strides), ceil(W / strides), filters).
     """
-    options = dict(strides=strides, dilation_rate=rate, use_bias=not _with_norms.get(), name=names[0])
+    options = dict(strides=strides, dilation_rate=rate, use_bias=use_bias or not _with_norms.get(), name=names[0])
     depthwise, dense = AtrousDepthwiseConv2D, AtrousConv2D
     if one_sided and strides > 1:
         depthwise, dense = keras.layers.DepthwiseConv2D, keras.layers.Conv2D
@@ -55,7 +69,7 @@ def conv_norm(
     if filters is None:
         x = depthwise(kernel_size, depthwise_initializer=he_normal("fan_in"), **options)(x)
     else:
-        x = dense(filters, kernel_size, kernel_initializer=he_normal(), **options)(x)
+        x = dense(filters, kernel_size, groups=groups, kernel_initializer=he_normal(), **options)(x)
     if _with_norms.get():
         x = BatchNorm(name=names[1], **(norm or {}))(x)
     return keras.layers.ReLU(max_value=max_value, name=f"{names[1]}-relu")(x) if relu else x

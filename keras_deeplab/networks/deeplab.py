@@ -26,8 +26,8 @@ class DeepLab(keras.Model):
     Args:
         num_classes: number of classes, a positive integer.
         backbone: "r18", "r50", "r101" (ResNets whose stem is three 3x3 convolutions), "r18b", "r50b", "r101b" (whose stem
-            is one 7x7 convolution, as torchvision's) or "mobilenetv2", all with OpenMMLab's heads; or "xception41",
-            "xception65", "xception71" or "mobilenetv2_tf", with the authors' own. Default "r50".
+            is one 7x7 convolution, as torchvision's), "s101" (ResNeSt-101) or "mobilenetv2", all with OpenMMLab's heads; or
+            "xception41", "xception65", "xception71" or "mobilenetv2_tf", with the authors' own. Default "r50".
         output_stride: input pixels per pixel of the last stage: 8 (default), 16 or 32. A smaller one is more accurate and
             takes more time and memory.
         multi_grid: atrous rates of the blocks of the last stage, such as (1, 2, 4), in place of the stage's own. Default
@@ -39,7 +39,7 @@ class DeepLab(keras.Model):
         base_channels: width of a ResNet's first stage, which each later stage doubles (default 64), or of MobileNetV2's
             first convolution, to which its other widths are in proportion (default 32); half the width of Xception's first
             module (default 64).
-        stem_channels: width of a ResNet's or an Xception's stem. Default 64. MobileNetV2 has none.
+        stem_channels: width of a ResNet's or an Xception's stem. Default 64, of ResNeSt 128. MobileNetV2 has none.
         aspp_channels: width of ASPP's branches and of the layers after them. Default 512, on R-18 128, with the authors'
             heads 256.
         low_level_channels: channels that the decoder reduces the first stage's features to (DeepLabV3+ only). Default 48, on

@@ -63,7 +63,7 @@ def refold(model, folded):
 
 
 def folded_weights(convolution, norm):
-    """The kernel and the bias of one convolution that gives the same as a convolution without bias and its norm."""
+    """The kernel and the bias of one convolution that gives the same as a convolution and its norm."""
     kernel = keras.ops.convert_to_numpy(convolution.kernel)
     gamma, beta, mean, variance = (
         np.asarray(keras.ops.convert_to_numpy(w), "float64")
@@ -73,4 +73,6 @@ def folded_weights(convolution, norm):
     factor = scale.astype(kernel.dtype)
     if isinstance(convolution, keras.layers.DepthwiseConv2D):  # its kernel is (height, width, channels, 1)
         factor = factor[:, None]
+    if convolution.use_bias:
+        mean = mean - keras.ops.convert_to_numpy(convolution.bias)
     return kernel * factor, beta - mean * scale

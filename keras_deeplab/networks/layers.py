@@ -21,6 +21,8 @@ __all__ = [
     "GlobalMean",
     "Normalize",
     "ResizeLike",
+    "SplitAttention",
+    "SplitMean",
     "interpolation_matrix",
 ]
 
@@ -84,8 +86,8 @@ class AtrousConv2D(keras.layers.Conv2D):
             down = across = 1  # the rate of a single tap has no effect
             if strides != (1, 1) and self.groups == 1:
                 return fast.pointwise_conv2d(inputs, kernel, strides)
-        if strides == (1, 1) and down == across and self.groups == 1:
-            return fast.conv2d(inputs, kernel, down)
+        if strides == (1, 1) and down == across:
+            return fast.grouped_conv2d(inputs, kernel, self.groups, down)
         options = dict(strides=strides, dilation_rate=self.dilation_rate, data_format="channels_last")
         return ops.conv(_padded(inputs, self), kernel, padding="valid", **options)
 
@@ -127,7 +129,7 @@ class AtrousDepthwiseConv2D(keras.layers.DepthwiseConv2D):
         down, across = self.dilation_rate
         if self.strides == (1, 1) and self.depth_multiplier == 1:
             outputs = fast.depthwise_conv2d(inputs, self.kernel, down if down == across else (down, across))
-        else:
+        else:  # padded here: TensorFlow's own explicit padding aborts the process in graphs with unknown shapes
             options = dict(strides=self.strides, dilation_rate=self.dilation_rate, data_format="channels_last")
             outputs = ops.depthwise_conv(_padded(inputs, self), self.kernel, padding="valid", **options)
         return _add_bias_and_activate(outputs, self)
@@ -324,6 +326,62 @@ class GlobalMean(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], 1, 1, input_shape[3])
+
+
+@serializable
+class SplitMean(GlobalMean):
+    """The mean over height and width, summed over parts of the channels: (N, H, W, splits * C) to (N, 1, 1, C).
+
+    Args:
+        splits: number of parts.
+    """
+
+    def __init__(self, splits, **kwargs):
+        super().__init__(**kwargs)
+        self.splits = splits
+
+    def call(self, inputs):
+        mean = super().call(inputs)
+        return sum(ops.split(mean, self.splits, axis=-1))
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], 1, 1, input_shape[3] // self.splits)
+
+    def get_config(self):
+        return {**super().get_config(), "splits": self.splits}
+
+
+@serializable
+class SplitAttention(keras.layers.Layer):
+    """The sum of parts of the channels, weighted by a softmax over the parts (Zhang et al. 2020).
+
+    Args:
+        splits: number of parts.
+
+    Input shape:
+        [features (N, H, W, splits * C), scores of the parts and channels (N, 1, 1, splits * C)].
+
+    Output shape:
+        (N, H, W, C).
+    """
+
+    def __init__(self, splits, **kwargs):
+        super().__init__(**kwargs)
+        self.splits = splits
+
+    def call(self, inputs):
+        x, scores = inputs
+        scores = ops.cast(scores, at_least_float32(scores.dtype))
+        weights = ops.softmax(ops.stack(ops.split(scores, self.splits, axis=-1)), axis=0)  # (splits, N, 1, 1, C)
+        weights = ops.cast(weights, self.compute_dtype)
+        return sum(part * weights[i] for i, part in enumerate(ops.split(x, self.splits, axis=-1)))
+
+    def compute_output_shape(self, input_shape):
+        features = input_shape[0]
+        return (*features[:-1], features[-1] // self.splits)
+
+    def get_config(self):
+        return {**super().get_config(), "splits": self.splits}
 
 
 @serializable

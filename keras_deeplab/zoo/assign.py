@@ -6,6 +6,9 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from keras_deeplab.networks.backbones.mobilenet_v2 import BLOCKS as MOBILENET_V2
+from keras_deeplab.networks.backbones.mobilenet_v2 import divisible
+
 # A tensor's name is LAYER.PARAMETER. {PyTorch's name of a parameter: Keras's}, for both kinds of layers.
 NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 CONVOLUTION = {"weight": "kernel", "bias": "bias"}
@@ -145,32 +148,70 @@ def architecture(tensors):
         (class name, dict of keyword arguments: num_classes, backbone and the widths), or None if the tensors are not those of
         a DeepLab.
     """
-
-    def width(name):
-        return int(tensors[name].shape[0])
-
     try:
-        blocks = [
-            len({m[1] for name in tensors if (m := re.match(rf"backbone\.layer{stage}\.(\d+)\.", name))})
-            for stage in (1, 2, 3, 4)
-        ]
-        v1c = "backbone.stem.0.weight" in tensors
+        backbone = next(recognise for name, recognise in BACKBONES.items() if name in tensors)
         options = dict(
-            num_classes=width("decode_head.conv_seg.weight"),
-            backbone=RESNETS[tuple(blocks), "backbone.layer1.0.conv3.weight" in tensors] + ("" if v1c else "b"),
-            base_channels=width("backbone.layer1.0.conv1.weight"),
-            stem_channels=width("backbone.stem.6.weight" if v1c else "backbone.conv1.weight"),
-            aspp_channels=width("decode_head.bottleneck.conv.weight"),
+            num_classes=width(tensors, "decode_head.conv_seg"),
+            **backbone(tensors),
+            aspp_channels=width(tensors, "decode_head.bottleneck.conv"),
         )
-    except KeyError:
+    except (KeyError, StopIteration):
         return None
     if "auxiliary_head.convs.0.conv.weight" in tensors:
-        options["auxiliary_channels"] = width("auxiliary_head.convs.0.conv.weight")
+        options["auxiliary_channels"] = width(tensors, "auxiliary_head.convs.0.conv")
     if "decode_head.c1_bottleneck.conv.weight" not in tensors:
         return "DeepLabV3", options
-    options["low_level_channels"] = width("decode_head.c1_bottleneck.conv.weight")
+    options["low_level_channels"] = width(tensors, "decode_head.c1_bottleneck.conv")
     return "DeepLabV3Plus", options
+
+
+def width(tensors, module):
+    """The number of channels that a convolution gives."""
+    return int(tensors[f"{module}.weight"].shape[0])
+
+
+def resnet(tensors):
+    """Name and widths of a ResNet. Raises `KeyError` for another number of blocks than those of the released models."""
+    v1c = "backbone.stem.0.weight" in tensors
+    return {
+        "backbone": RESNETS[blocks(tensors), "backbone.layer1.0.conv3.weight" in tensors] + ("" if v1c else "b"),
+        "base_channels": width(tensors, "backbone.layer1.0.conv1"),
+        "stem_channels": width(tensors, "backbone.stem.6" if v1c else "backbone.conv1"),
+    }
+
+
+def resnest(tensors):
+    """Name and widths of a ResNeSt. Raises `KeyError` for another number of blocks than those of the released models."""
+    return {
+        "backbone": {(3, 4, 23, 3): "s101"}[blocks(tensors)],
+        "base_channels": width(tensors, "backbone.layer1.0.conv1"),
+        "stem_channels": width(tensors, "backbone.stem.6"),
+    }
+
+
+def mobilenet_v2(tensors):
+    """Name and width of a MobileNetV2. Widths are rounded; it is the smallest `base_channels` that gives those of the file."""
+    expected = [width(tensors, "backbone.conv1.conv")]
+    for i, (expansion, _, _) in enumerate(MOBILENET_V2):
+        expected.append(width(tensors, f"backbone.layer{i + 1}.0.conv.{2 if expansion > 1 else 1}.conv"))
+    proportions = [1, *(channels / 32 for _, channels, _ in MOBILENET_V2)]
+    for base_channels in range(1, expected[0] + 8):
+        if [divisible(base_channels * proportion) for proportion in proportions] == expected:
+            return {"backbone": "mobilenetv2", "base_channels": base_channels}
+    return {"backbone": "mobilenetv2", "base_channels": expected[0]}
+
+
+def blocks(tensors):
+    """The number of blocks of each of a ResNet's four stages."""
+    names = (re.match(r"backbone\.layer(\d)\.(\d+)\.", name) for name in tensors)
+    found = {match.groups() for match in names if match}
+    return tuple(sum(stage == wanted for stage, _ in found) for wanted in "1234")
 
 
 # {(blocks in each stage, whether they are bottlenecks): backbone, without the "b" of a 7x7 stem}
 RESNETS = {((2, 2, 2, 2), False): "r18", ((3, 4, 6, 3), True): "r50", ((3, 4, 23, 3), True): "r101"}
+BACKBONES = {  # {tensor that this kind of backbone has and none below it: function that gives its name and widths}
+    "backbone.conv1.conv.weight": mobilenet_v2,
+    "backbone.layer1.0.conv2.fc1.weight": resnest,
+    "backbone.layer1.0.conv1.weight": resnet,  # also in a ResNeSt, which is found before
+}

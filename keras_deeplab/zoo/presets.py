@@ -62,7 +62,7 @@ FORMATS = {  # {`Row.source`: format}
         openmmlab.IMAGENET,
         ("layer1.0.",),
         ("decode_head.",),
-        ("fc.",),
+        ("fc.", "head.", "conv2."),  # classifiers, and MobileNetV2's last convolution, to 1280 channels
         "mmsegmentation's names (backbone.layer1.0..., decode_head.conv_seg...)",
         "mmsegmentation",
     ),
@@ -423,14 +423,15 @@ def load_backbone(model: keras.Model, weights: str | os.PathLike) -> None:
     Args:
         model: a `DeepLabV3` or `DeepLabV3Plus`. Its other layers do not change.
         weights: `"resnet18_v1c"`, `"resnet50_v1c"` or `"resnet101_v1c"` for backbones with three convolutions as their stem;
-            torchvision's `"resnet18"`, `"resnet50"` or `"resnet101"` for "r18b", "r50b" or "r101b"; the authors'
+            torchvision's `"resnet18"`, `"resnet50"` or `"resnet101"` for "r18b", "r50b" or "r101b"; `"resnest101"` for
+            "s101"; `"mobilenet_v2"` for "mobilenetv2"; the authors'
             `"xception_41_imagenet"`, `"xception_65_imagenet"`, `"xception_65_imagenet_coco"`, `"xception_71_imagenet"` or
             `"mobilenet_v2_1.0_224"` for their networks; or the path of such a file: bare tensors, or `backbone.*` beside the
             layers of another head, as mmpretrain and training runs have them. Of a whole model's file the backbone is taken.
 
     Raises:
-        ValueError: if the file lacks weights of the backbone, or holds tensors that neither the backbone nor ImageNet's
-            classifier has.
+        ValueError: if the file lacks weights of the backbone, or holds tensors that neither the backbone nor the layers
+            behind it that classify ImageNet's pictures have.
         FileNotFoundError: if the file is not in the cache and cannot be downloaded.
     """
     backbone = BACKBONES[model.get_config()["backbone"]]
@@ -438,10 +439,11 @@ def load_backbone(model: keras.Model, weights: str | os.PathLike) -> None:
     path = fetch(kind.imagenet[weights], check=kind.read) if weights in kind.imagenet else Path(weights).expanduser()
     tensors = kind.read(path).tensors
     start = backbone.prefix.replace("-", kind.names.separator)  # OpenMMLab's files leave it out
-    tensors = {name: array for name, array in tensors.items() if not name.startswith(kind.not_backbone)}
     if any(name.startswith(start) for name in tensors):  # it may be the file of a whole model
         tensors = {name: array for name, array in tensors.items() if name.startswith(start)}
     else:
         tensors = {start + name: array for name, array in tensors.items()}
+    behind = tuple(f"{begin}{part}" for part in kind.not_backbone for begin in ("", start))
+    tensors = {name: array for name, array in tensors.items() if not name.startswith(behind)}
     fresh = {layer.name for layer in model.layers if not layer.name.startswith(backbone.prefix)}
     assign(model, tensors, fresh=fresh, source=path.name, names=kind.names)

@@ -1,4 +1,4 @@
-"""Every fact of the 84 rows equals that in mmsegmentation 1.2.2's configurations and model index; names find their rows."""
+"""Every fact of the 92 rows equals that in mmsegmentation 1.2.2's configurations and model index; names find their rows."""
 
 import json
 import math
@@ -21,6 +21,7 @@ FACTS = {row[0]: dict(zip(GOLDEN["columns"], row, strict=True)) for row in GOLDE
 CLASS_NAMES = {"deeplabv3": "DeepLabV3", "deeplabv3plus": "DeepLabV3Plus"}
 PLUS = "deeplabv3plus_r101-d8_512x1024_80k_cityscapes"
 V3 = "deeplabv3_r101-d8_512x1024_80k_cityscapes"
+MOBILENET = "deeplabv3_m-v2-d8_512x1024_80k_cityscapes"
 
 
 def plain(value):
@@ -31,11 +32,12 @@ def plain(value):
 
 
 def backbone(facts):
-    return f"r{facts['depth']}" + ("b" if facts["stem"] == "b" else "")
+    names = {"ResNetV1c": "r{depth}", "ResNet": "r{depth}b", "MobileNetV2": "mobilenetv2", "ResNeSt": "s{depth}"}
+    return names[facts["backbone_type"]].format(**facts)
 
 
-def test_the_table_has_the_84_rows_in_the_released_order():
-    assert len(FACTS) == 84
+def test_the_table_has_the_92_rows_in_the_released_order():
+    assert len(FACTS) == 92
     assert list(ROWS) == list(FACTS)
 
 
@@ -51,12 +53,15 @@ def mismatches(facts, expected):
 
 # Facts that a row does not have: the network derives them from the backbone and the output stride.
 OF_NETWORKS = {"aspp_rates", "aspp_channels", "low_level_channels", "auxiliary_channels"}
+OF_NETWORKS |= {"backbone_type", "depth", "stem"}  # `backbone` tells them
 
 
 def test_every_fact_of_every_row_is_the_originals():
     expected = {
         name: {fact: value for fact, value in facts.items() if fact not in OF_NETWORKS} for name, facts in FACTS.items()
     }
+    for name, facts in expected.items():
+        facts["backbone"] = backbone(FACTS[name])
     ours = {name: {fact: plain(getattr(ROWS[name], fact)) for fact in facts} for name, facts in expected.items()}
     assert mismatches(ours, expected) == []
 
@@ -70,7 +75,7 @@ def test_the_heads_have_the_originals_widths():
     assert mismatches(widths, expected) == []
 
 
-@pytest.mark.parametrize("name", [V3, PLUS, "deeplabv3_r101-d16-mg124_512x1024_40k_cityscapes"])
+@pytest.mark.parametrize("name", [V3, PLUS, "deeplabv3_r101-d16-mg124_512x1024_40k_cityscapes", MOBILENET])
 def test_a_network_takes_the_originals_rates_and_strides_from_its_row(name):
     config, facts = build(name).get_config(), FACTS[name]
     for fact in ("num_classes", "output_stride", "multi_grid", "aspp_rates", "align_corners"):
@@ -106,7 +111,7 @@ def test_what_follows_from_the_facts_agrees_with_them():
 
 
 @pytest.mark.parametrize(
-    "name", ["deeplabv3_r18-d8_512x1024_80k_cityscapes", "deeplabv3plus_r18b-d8_769x769_80k_cityscapes"]
+    "name", ["deeplabv3_r18-d8_512x1024_80k_cityscapes", "deeplabv3plus_r18b-d8_769x769_80k_cityscapes", MOBILENET]
 )
 def test_parameters_and_megabytes_are_the_networks(name):
     row = ROWS[name]
@@ -144,9 +149,9 @@ def test_there_are_no_other_data_sets():
     assert set(DATASETS) == set(GOLDEN["datasets"])
 
 
-def test_imagenet_has_both_kinds_of_each_depth_and_nothing_else():
-    assert set(IMAGENET) == {f"resnet{depth}{stem}" for depth in (18, 50, 101) for stem in ("_v1c", "")}
-    assert all(f"/{key}-" in url and url.endswith(".pth") for key, url in IMAGENET.items())
+def test_imagenet_has_the_backbones_of_the_rows_and_nothing_else():
+    assert set(IMAGENET) == {facts["imagenet"] for facts in FACTS.values()}
+    assert all(url.rpartition("/")[2].startswith(key) and url.endswith(".pth") for key, url in IMAGENET.items())
 
 
 # Names.
@@ -185,8 +190,9 @@ def test_no_two_rows_tie_for_a_short_name():
     assert all(scores.count(max(scores)) == 1 for scores in all_scores.values())
 
 
-def test_there_are_16_and_24_short_names():
-    assert (len(openmmlabs("DeepLabV3")), len(openmmlabs("DeepLabV3Plus"))) == (16, 24)
+def test_there_are_20_and_28_short_names():
+    assert len(openmmlabs("DeepLabV3")) == 20
+    assert len(openmmlabs("DeepLabV3Plus")) == 28
 
 
 def test_a_full_name_is_found_with_and_without_its_class():

@@ -4,7 +4,8 @@
 
 Needs torch 2.13.0, mmsegmentation 1.2.2, mmengine 0.10.7, mmcv-lite 2.1.0, opencv-python-headless 4.11, ftfy and regex.
 
---full writes logits_full.npz in their place: the networks as released, for the slow tests (minutes).
+--full writes logits_full.npz in their place: the networks as released, for the slow tests (minutes). What a file has already
+is kept: delete the file to compute all of it again.
 
 logits.npz: for every distinct network of the zoo, narrow, `sample` of the logits and of the auxiliary head's, at the input's
 size, and the standard deviation of all of them. segment.npz: for some rows and pictures, the label map of the row's whole
@@ -34,7 +35,7 @@ import yaml  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.dataset import Compose  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
-from mmseg.models.utils import resize  # noqa: E402
+from mmseg.models.utils import make_divisible, resize  # noqa: E402
 from mmseg.registry import MODELS, TRANSFORMS  # noqa: E402
 from PIL import Image  # noqa: E402
 from support.drawn import FULL_SIZES, NARROW, SIZES, images, picture, sample, weights  # noqa: E402
@@ -47,6 +48,8 @@ SEGMENT = {  # row: (height, width) of pictures; one of each is smaller than a w
     "deeplabv3plus_r101-d8_480x480_40k_pascal_context": [(60, 80), (97, 61), (31, 95)],
     "deeplabv3_r101-d16-mg124_512x1024_40k_cityscapes": [(60, 80), (97, 61), (31, 45)],
     "deeplabv3plus_r18-d8_512x512_80k_loveda": [(60, 80), (97, 61), (31, 45)],
+    "deeplabv3plus_m-v2-d8_512x512_160k_ade20k": [(60, 80), (97, 61)],
+    "deeplabv3_s101-d8_512x512_160k_ade20k": [(60, 80), (97, 61)],
 }
 TTA = {"box": "deeplabv3plus_r18-d8_512x512_80k_loveda", "picture": "deeplabv3_r50-d8_769x769_80k_cityscapes"}
 FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -58,9 +61,11 @@ def configs():
     Where the index errs (two Pascal Context R-101 are filed as R-50, one name is misspelt) the released name is right.
     """
     found = {}
-    for family in ("deeplabv3", "deeplabv3plus"):
-        index = yaml.safe_load((MIM / "configs" / family / "metafile.yaml").read_text())
+    for folder in ("deeplabv3", "deeplabv3plus", "mobilenet_v2", "resnest"):
+        index = yaml.safe_load((MIM / "configs" / folder / "metafile.yaml").read_text())
         for model in index["Models"]:
+            if not model["In Collection"].startswith("DeepLabV3"):
+                continue
             name, config = model["Weights"].split("/")[-2], model["Config"].replace("/dd", "/d")
             found[name] = MIM / (config.replace("_r50-", "_r101-") if "_r101-" in name else config)
     return found
@@ -77,18 +82,28 @@ def build(path, full=False, **options):
     head.update(options)
     auxiliary.update(options)
     if not full:
-        base, expansion = NARROW["base_channels"], 1 if backbone.depth == 18 else 4
-        backbone.update(base_channels=base, stem_channels=NARROW["stem_channels"])
-        head.update(in_channels=base * 8 * expansion, channels=NARROW["aspp_channels"])
-        auxiliary.update(in_channels=base * 4 * expansion, channels=NARROW["auxiliary_channels"])
+        low_level, third_stage, last_stage = narrow(backbone)
+        head.update(in_channels=last_stage, channels=NARROW["aspp_channels"])
+        auxiliary.update(in_channels=third_stage, channels=NARROW["auxiliary_channels"])
         if "c1_channels" in head:
-            head.update(c1_in_channels=base * expansion, c1_channels=NARROW["low_level_channels"])
+            head.update(c1_in_channels=low_level, c1_channels=NARROW["low_level_channels"])
     model = MODELS.build(cfg.model)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if tensor.ndim:
                 tensor.copy_(torch.from_numpy(weights(name, tuple(tensor.shape))))
     return cfg, model.eval()
+
+
+def narrow(backbone):
+    """Makes a backbone's configuration narrow; returns the channels of the first, the third and the last of its features."""
+    base = NARROW["base_channels"]
+    if backbone.type == "MobileNetV2":
+        backbone.update(widen_factor=base / 32)
+        return [make_divisible(width * base / 32, 8) for width in (24, 96, 320)]
+    backbone.update(base_channels=base, stem_channels=NARROW["stem_channels"])
+    expansion = 1 if backbone.depth == 18 else 4
+    return base * expansion, base * 4 * expansion, base * 8 * expansion
 
 
 def last(tensor):
@@ -146,16 +161,25 @@ def spread(model, path, cfg):
     return classifier.weight.detach().numpy(), classifier.bias.detach().numpy()
 
 
+def already_in(path):
+    """The arrays of a golden file, or none if it does not exist yet."""
+    return dict(np.load(path)) if path.exists() else {}
+
+
 def make_logits(paths, full=False):
-    kept = {}
+    path = HERE / ("logits_full.npz" if full else "logits.npz")
+    kept = already_in(path)
+    made = {key.split("/")[0] for key in kept}
     for name in distinct():
+        if name in made:
+            continue
         _, model = build(paths[name], full)
         for height, width in FULL_SIZES if full else SIZES:
             for output, values in logits(model, height, width):
                 kept[f"{name}/{height}x{width}/{output}"] = sample(values)
                 kept[f"{name}/{height}x{width}/{output}/std"] = values.std()
         print(name, flush=True)
-    np.savez_compressed(HERE / ("logits_full.npz" if full else "logits.npz"), **kept)
+    np.savez_compressed(path, **kept)
 
 
 def distinct():
@@ -164,7 +188,7 @@ def distinct():
     columns = [
         c
         for c in zoo["columns"]
-        if c in ("family", "depth", "stem", "output_stride", "multi_grid", "num_classes", "align_corners")
+        if c in ("family", "backbone_type", "depth", "output_stride", "multi_grid", "num_classes", "align_corners")
     ]
     found = {}
     for values in zoo["rows"]:
@@ -174,9 +198,13 @@ def distinct():
 
 
 def make_segment(paths):
-    kept = {}
+    path = HERE / "segment.npz"
+    kept = already_in(path)
+    made = {key.split("/")[0] for key in kept}
     with tempfile.TemporaryDirectory() as scratch:
         for name, sizes in SEGMENT.items():
+            if name in made:
+                continue
             cfg, model = build(paths[name])
             files = []
             for i, (height, width) in enumerate(sizes):
@@ -195,7 +223,7 @@ def make_segment(paths):
                         resized = np.ascontiguousarray(views[0][0].permute(1, 2, 0).numpy()[..., ::-1])
                         kept[f"{key}/crc"] = np.array([*resized.shape[:2], zlib.crc32(resized.tobytes())])
                     print(key, len(np.unique(kept[f"{key}/labels"])), "classes", flush=True)
-    np.savez_compressed(HERE / "segment.npz", **kept)
+    np.savez_compressed(path, **kept)
 
 
 if __name__ == "__main__":

@@ -59,8 +59,10 @@ def train(path, iterations, steps, size, rate, min_kept):
 
 if __name__ == "__main__":
     init_default_scope("mmseg")
-    kept = {}
+    kept = networks.already_in(HERE / "training.npz")
     for name, (steps, size, rate, min_kept) in TRAINING_RUNS.items():
+        if f"{name}/losses" in kept:
+            continue
         iterations = 300_000 if "300k" in name else 80_000
         for key, value in train(networks.configs()[name], iterations, steps, size, rate, min_kept):
             kept[f"{name}/{key}"] = value

@@ -20,6 +20,8 @@ CASES = [
         "deeplabv3plus_r101-d8_480x480_40k_pascal_context": [(60, 80), (97, 61), (31, 95)],
         "deeplabv3_r101-d16-mg124_512x1024_40k_cityscapes": [(60, 80), (97, 61), (31, 45)],
         ROW: [(60, 80), (97, 61), (31, 45)],
+        "deeplabv3plus_m-v2-d8_512x512_160k_ade20k": [(60, 80), (97, 61)],
+        "deeplabv3_s101-d8_512x512_160k_ade20k": [(60, 80), (97, 61)],
     }.items()
     for size in enumerate(sizes)
     for tta in [False] + {ROW: ["box"], "deeplabv3_r50-d8_769x769_80k_cityscapes": ["picture"]}.get(name, [])

@@ -12,11 +12,16 @@ from support.narrow import drawn
 
 import keras_deeplab as kd
 
-ROWS = ["deeplabv3plus_r18-d8_512x1024_80k_cityscapes", "deeplabv3_r50-d8_769x769_40k_cityscapes"]
+ROWS = [
+    "deeplabv3plus_r18-d8_512x1024_80k_cityscapes",
+    "deeplabv3_r50-d8_769x769_40k_cityscapes",
+    "deeplabv3plus_m-v2-d8_512x1024_80k_cityscapes",
+    "deeplabv3_s101-d8_512x1024_80k_cityscapes",
+]
 
 
 @pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", [ROWS[0], pytest.param(ROWS[1], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [ROWS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in ROWS[1:])])
 def test_other_backends_give_the_originals_logits(name, backend, tmp_path, golden):
     script = SUPPORT / "backend_logits.py"
     subprocess.run(

@@ -10,11 +10,14 @@ from support.drawn import images
 from support.narrow import build, drawn
 
 import keras_deeplab as kd
+from keras_deeplab.networks.backbones import BACKBONES
 from keras_deeplab.zoo.presets import at_output_stride
 
 ROW = "deeplabv3plus_r18-d8_512x1024_80k_cityscapes"
 DENSE = "deeplabv3_r50-d8_769x769_80k_cityscapes"
 D16 = "deeplabv3_r101-d16-mg124_512x1024_80k_cityscapes"
+MOBILENET = "deeplabv3plus_m-v2-d8_512x1024_80k_cityscapes"
+RESNEST = "deeplabv3_s101-d8_512x1024_80k_cityscapes"
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +50,13 @@ def test_uint8_and_float_pictures_give_the_same_logits(model):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 9), (31, 5), (130, 40)])
-@pytest.mark.parametrize("name", [ROW, DENSE])
+@pytest.mark.parametrize("name", [ROW, DENSE, MOBILENET])
 def test_any_size_gives_logits_of_that_size(name, size):
     logits = np.asarray(drawn(name)(images(*size)))
     assert logits.shape == (1, *size, 19) and np.isfinite(logits).all()
 
 
-@pytest.mark.parametrize("name", [ROW, DENSE])
+@pytest.mark.parametrize("name", [ROW, DENSE, MOBILENET])
 def test_symbolic_sizes_give_the_same_logits(name):
     import tensorflow as tf
 
@@ -117,7 +120,7 @@ def test_a_saved_model_keeps_its_dtype_policy(tmp_path):
     assert loaded.get_layer("decode_head-bottleneck-conv").compute_dtype == "bfloat16"
 
 
-@pytest.mark.parametrize("name", [ROW, DENSE, D16])
+@pytest.mark.parametrize("name", [ROW, DENSE, D16, MOBILENET, RESNEST])
 def test_folded_norms_give_the_same_logits(name):
     model = drawn(name, auxiliary_head=True)
     folded = kd.fold_norms(model)
@@ -165,9 +168,31 @@ def test_wrong_options_name_the_rule_and_what_came(options, message):
     assert "Received" in str(error.value)
 
 
+def test_a_backbone_takes_no_width_that_it_does_not_have():
+    with pytest.raises(ValueError, match="stem_channels must be left out for mobilenetv2, .*. Received: 8"):
+        kd.DeepLabV3(19, backbone="mobilenetv2", stem_channels=8)
+
+
+def test_a_saved_mobilenet_keeps_its_logits(tmp_path):
+    model = drawn(MOBILENET)
+    model.save(tmp_path / "x.keras")
+    assert np.array_equal(keras.saving.load_model(tmp_path / "x.keras")(images(33, 47)), model(images(33, 47)))
+
+
 def test_v3_takes_no_decoder_width():
     with pytest.raises(ValueError, match="must be left out for DeepLabV3, which has no decoder"):
         kd.DeepLabV3(19, low_level_channels=48)
+
+
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+def test_a_mobilenet_has_features_of_the_promised_strides(output_stride):
+    x = keras.Input((65, 97, 3))
+    features = BACKBONES["mobilenetv2"].build(x, output_stride=output_stride, multi_grid=None, base_channels=32)
+    strides = (4, 8, min(16, output_stride), output_stride)
+    assert [f.shape for f in features] == [
+        (None, -(-65 // stride), -(-97 // stride), channels)
+        for stride, channels in zip(strides, (24, 32, 96, 320), strict=True)
+    ]
 
 
 def test_every_colour_of_the_default_palette_is_another():

@@ -13,6 +13,8 @@ from keras_deeplab.networks.layers import (
     BatchNorm,
     GlobalMean,
     ResizeLike,
+    SplitAttention,
+    SplitMean,
     interpolation_matrix,
 )
 
@@ -69,6 +71,34 @@ def test_the_global_mean_is_the_mean(dtype, bound):
     x = random.integers(0, 2**20, (2, 31, 17, 5)) / 2**20  # float64 adds them without rounding, in any order
     result = np.asarray(GlobalMean(dtype=dtype)(x.astype("float32" if dtype == "mixed_bfloat16" else dtype)), "float64")
     np.testing.assert_allclose(result, x.mean((1, 2), keepdims=True), rtol=bound)
+
+
+@pytest.mark.parametrize("splits", [2, 3])
+def test_split_attention_weights_the_splits_of_a_channel_by_a_softmax(splits):
+    x = random.standard_normal((2, 5, 7, splits * 4)).astype("float32")
+    scores = random.standard_normal((2, 1, 1, splits * 4)).astype("float32")
+    parts = x.reshape(2, 5, 7, splits, 4)  # all channels of the first split come first
+    weights = np.exp(scores.reshape(2, 1, 1, splits, 4))
+    weights /= weights.sum(3, keepdims=True)
+    np.testing.assert_allclose(SplitAttention(splits)([x, scores]), (parts * weights).sum(3), atol=1e-5)
+    np.testing.assert_allclose(SplitMean(splits)(x), parts.sum(3).mean((1, 2), keepdims=True), atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [1, 2, 4])
+def test_a_grouped_convolution_has_the_gradient_of_its_parts(rate):
+    import tensorflow as tf
+
+    layer = AtrousConv2D(6, 3, groups=2, dilation_rate=rate)
+    x = tf.constant(random.standard_normal((2, 9, 8, 4)), tf.float32)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(x) ** 2)
+    gradient = tape.gradient(loss, layer.kernel.value)
+    for i in range(2):
+        part, kernel = x[..., 2 * i : 2 * i + 2], layer.kernel.value[..., 3 * i : 3 * i + 3]
+        with tf.GradientTape() as tape:
+            tape.watch(kernel)
+            loss = tf.reduce_sum(tf.nn.conv2d(part, kernel, 1, "SAME", dilations=rate) ** 2)
+        np.testing.assert_allclose(gradient[..., 3 * i : 3 * i + 3], tape.gradient(loss, kernel), rtol=1e-3, atol=1e-3)
 
 
 def test_batch_norm_in_training_keeps_pytorchs_running_statistics():
@@ -128,6 +158,8 @@ def test_interpolation_weights_sum_to_one(align_corners):
         PooledConv2D(4),
         BatchNorm(),
         ResizeLike(align_corners=True),
+        SplitMean(2),
+        SplitAttention(2),
     ],
 )
 def test_layers_come_back_from_their_configuration(layer):

@@ -79,6 +79,7 @@ TRAINING_RUNS = {
     "deeplabv3_r50-d8_769x769_80k_cityscapes": (3, (65, 97), None, None),
     "deeplabv3_r101-d16-mg124_512x1024_80k_cityscapes": (3, (64, 96), 1e-4, 3000),
     "deeplabv3plus_r50-d8_4xb2-300k_mapillay_v1_65-1280x1280": (5, (64, 96), None, None),
+    "deeplabv3plus_m-v2-d8_512x1024_80k_cityscapes": (5, (64, 96), 1e-3, None),
 }
 
 

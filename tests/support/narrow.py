@@ -4,6 +4,8 @@ from support.drawn import NARROW, weights
 
 import keras_deeplab as kd
 from keras_deeplab.catalog import rows
+from keras_deeplab.networks.backbones import BACKBONES
+from keras_deeplab.networks.layers import AtrousDepthwiseConv2D
 from keras_deeplab.zoo.assign import assign
 
 TORCH_NAMES = {  # {Keras's name of a variable: PyTorch's}
@@ -19,17 +21,18 @@ TORCH_NAMES = {  # {Keras's name of a variable: PyTorch's}
 def build(name, **options):
     """The narrow network of a row, with random weights."""
     row = rows.find(name)
+    absent = {"base_channels", "stem_channels"} - set(BACKBONES[row.backbone].widths)
+    if row.class_name == "DeepLabV3":
+        absent.add("low_level_channels")
     config = {
         **row.architecture,
-        **NARROW,
+        **{width: channels for width, channels in NARROW.items() if width not in absent},
         "row": row.name,
         "classes": row.classes,
         "palette": row.palette,
         "protocol": row.protocol,
         **options,
     }
-    if row.class_name == "DeepLabV3":
-        config.pop("low_level_channels")
     return getattr(kd, row.class_name)(**config)
 
 
@@ -40,7 +43,7 @@ def tensor_shapes(model):
         for variable in layer.weights:
             shape = tuple(variable.shape)
             if len(shape) == 4:
-                depthwise = "depthwise_conv-conv" in layer.name
+                depthwise = isinstance(layer, AtrousDepthwiseConv2D)
                 shape = (shape[2], 1, *shape[:2]) if depthwise else (shape[3], shape[2], *shape[:2])
             shapes[f"{layer.name.replace('-', '.')}.{TORCH_NAMES[variable.name]}"] = shape
     return shapes

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 
 import numpy as np
 import pytest
@@ -10,15 +11,18 @@ from support.narrow import build, tensor_shapes, tensors
 
 import keras_deeplab as kd
 from keras_deeplab.catalog import openmmlab, rows
-from keras_deeplab.zoo.assign import architecture, assign
+from keras_deeplab.networks.backbones import BACKBONES
+from keras_deeplab.zoo.assign import architecture, assign, mobilenet_v2
 
 SHAPES = json.loads((GOLDEN / "shapes.json").read_text())["rows"]
 ROW = "deeplabv3plus_r18-d8_512x1024_80k_cityscapes"
-ROW_OF_SHAPES = {digest: name for name, digest in SHAPES.items()}  # one row for each of the 35 sets of tensors
+MOBILENET = "deeplabv3plus_m-v2-d8_512x1024_80k_cityscapes"
+RESNEST = "deeplabv3plus_s101-d8_512x512_160k_ade20k"
+ROW_OF_SHAPES = {digest: name for name, digest in SHAPES.items()}  # one row for each of the 43 sets of tensors
 
 
-def test_released_tensors_come_in_35_sets():
-    assert len(ROW_OF_SHAPES) == 35 and set(SHAPES) == set(openmmlab.ROWS)
+def test_released_tensors_come_in_43_sets():
+    assert len(ROW_OF_SHAPES) == 43 and set(SHAPES) == set(openmmlab.ROWS)
 
 
 @pytest.mark.parametrize("name", ROW_OF_SHAPES.values())
@@ -81,21 +85,40 @@ def test_a_misfit_is_named_and_nothing_is_changed(change, message):
 
 
 @pytest.mark.parametrize(
-    "name", ["deeplabv3_r101-d8_512x1024_40k_cityscapes", "deeplabv3plus_r50b-d8_769x769_80k_cityscapes", ROW]
+    "name",
+    [
+        "deeplabv3_r101-d8_512x1024_40k_cityscapes",
+        "deeplabv3plus_r50b-d8_769x769_80k_cityscapes",
+        ROW,
+        MOBILENET,
+        RESNEST,
+    ],
 )
 def test_shapes_tell_the_architecture(name):
     row = rows.find(name)
     class_name, options = architecture(tensors(build(name, auxiliary_head=True)))
     config = build(name, auxiliary_head=True).get_config()
     assert class_name == row.class_name and options == {key: config[key] for key in options}
-    assert {
-        "num_classes",
-        "backbone",
-        "base_channels",
-        "stem_channels",
-        "aspp_channels",
-        "auxiliary_channels",
-    } <= set(options)
+    widths = {"aspp_channels", "auxiliary_channels", *BACKBONES[row.backbone].widths}
+    assert {"num_classes", "backbone", *widths} <= set(options)
+
+
+@pytest.mark.parametrize("widen_factor", [0.35, 0.5, 0.75, 1.0, 1.4])
+def test_the_widths_of_a_mobilenet_tell_its_base_channels(widen_factor):
+    # mmsegmentation's `widen_factor` need not be a whole number of channels: some `base_channels` gives the same widths.
+    widths = [make_divisible(width * widen_factor) for width in (32, 16, 24, 32, 64, 96, 160, 320)]
+    names = ["conv1.conv", "layer1.0.conv.1.conv", *(f"layer{stage}.0.conv.2.conv" for stage in range(2, 8))]
+    tensors = {f"backbone.{name}.weight": np.zeros((width, 1)) for name, width in zip(names, widths, strict=True)}
+    base_channels = mobilenet_v2(tensors)["base_channels"]
+    model = kd.DeepLabV3(2, backbone="mobilenetv2", base_channels=base_channels, aspp_channels=8)
+    shapes = tensor_shapes(model)
+    assert [shapes[f"backbone.{name}.weight"][0] for name in names] == widths
+
+
+def make_divisible(value):
+    """mmsegmentation's rounding of MobileNetV2's widths, as its documentation defines it."""
+    rounded = max(8, 8 * math.floor(value / 8 + 0.5))
+    return rounded + 8 if rounded < 0.9 * value else rounded
 
 
 def test_other_tensors_are_no_architecture():

@@ -192,6 +192,19 @@ def test_imagenet_weights_fill_the_backbone_alone(cache, weights):
         kd.load_backbone(build("deeplabv3plus_r18b_cityscapes"), "resnet18_v1c")
 
 
+def test_imagenet_weights_of_a_mobilenet_are_found_under_the_names_of_its_classifier(cache):
+    row = "deeplabv3plus_m-v2-d8_512x1024_80k_cityscapes"
+    model, reference = build(row), drawn(row)
+    file = {name: array for name, array in tensors(reference).items() if name.startswith("backbone.")}
+    behind = ("backbone.conv2.conv.weight", "backbone.conv2.bn.weight", "head.fc.weight", "head.fc.bias")
+    file |= {name: np.zeros(8, "float32") for name in behind}
+    (cache / "mobilenet_v2_batch256_imagenet_20200708-3b2dc3af.pth").write_bytes(released(file))
+    kd.load_backbone(model, "mobilenet_v2")
+    for layer in model.layers:
+        if layer.name.startswith("backbone-") and layer.weights:
+            assert all(map(np.array_equal, layer.get_weights(), reference.get_layer(layer.name).get_weights()))
+
+
 def test_presets_describe_every_row():
     presets = {**kd.DeepLabV3.presets, **kd.DeepLabV3Plus.presets}
     assert set(presets) == set(rows.ROWS)

@@ -12,6 +12,8 @@ from functools import partial
 
 from keras_deeplab.networks.backbones.mobilenet_v2 import atrous_mobilenet_v2
 from keras_deeplab.networks.backbones.mobilenet_v2_tf import mobilenet_v2
+from keras_deeplab.networks.backbones.resnest import BLOCKS as RESNEST_BLOCKS
+from keras_deeplab.networks.backbones.resnest import atrous_resnest
 from keras_deeplab.networks.backbones.resnet import BLOCKS, atrous_resnet
 from keras_deeplab.networks.backbones.xception import MIDDLE_FLOW, xception
 from keras_deeplab.networks.layers import MEAN, STD
@@ -55,18 +57,27 @@ class Backbone:
 STEMS = {"": "v1c", "b": "b"}  # {end of a ResNet's name: its stem}
 R18_HEADS = dict(aspp_channels=128, low_level_channels=12, auxiliary_channels=64)  # a quarter of the width
 
-BACKBONES = {
-    f"r{depth}{end}": Backbone(
-        partial(atrous_resnet, depth=depth, stem=stem),
-        {"base_channels": 64, "stem_channels": 64},
-        blocks[3],
-        **(R18_HEADS if depth == 18 else {}),
-    )
-    for end, stem in STEMS.items()
-    for depth, blocks in BLOCKS.items()
-} | {
-    "mobilenetv2": Backbone(atrous_mobilenet_v2, {"base_channels": 32}, last_blocks=1),
-}
+BACKBONES = (
+    {
+        f"r{depth}{end}": Backbone(
+            partial(atrous_resnet, depth=depth, stem=stem),
+            {"base_channels": 64, "stem_channels": 64},
+            blocks[3],
+            **(R18_HEADS if depth == 18 else {}),
+        )
+        for end, stem in STEMS.items()
+        for depth, blocks in BLOCKS.items()
+    }
+    | {
+        f"s{depth}": Backbone(
+            partial(atrous_resnest, depth=depth), {"base_channels": 64, "stem_channels": 128}, blocks[3]
+        )
+        for depth, blocks in RESNEST_BLOCKS.items()
+    }
+    | {
+        "mobilenetv2": Backbone(atrous_mobilenet_v2, {"base_channels": 32}, last_blocks=1),
+    }
+)
 
 # The authors' own networks (TensorFlow): pictures of -1..1, and heads of 256 channels.
 AUTHORS = dict(aspp_channels=256, head="authors", align_corners=True, mean=(127.5,) * 3, std=(127.5,) * 3)

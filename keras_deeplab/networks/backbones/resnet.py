@@ -33,13 +33,22 @@ def atrous_resnet(images, *, depth, stem, output_stride, multi_grid, base_channe
         four feature maps, of strides 4, 8, min(16, output_stride) and output_stride.
     """
     x = stem_v1c(images, stem_channels) if stem == "v1c" else stem_b(images, stem_channels)
-    layout = dict(data_format="channels_last")  # whatever Keras's configuration says
-    # After a ReLU, padding with zeros gives the same maximum as padding with minus infinity.
-    x = keras.layers.ZeroPadding2D(1, name="backbone-maxpool-pad", **layout)(x)
-    x = keras.layers.MaxPooling2D(3, 2, name="backbone-maxpool", **layout)(x)  # (N, H/4, W/4, stem_channels)
+    x = max_pool(x)  # (N, H/4, W/4, stem_channels)
     block = basic_block if expansion(depth) == 1 else bottleneck
+    return stages(x, block, BLOCKS[depth], output_stride, multi_grid, base_channels)
+
+
+def stages(x, block, blocks_of_stages, output_stride, multi_grid, base_channels):
+    """The features after each stage.
+
+    Args:
+        x: features of stride 4.
+        block: a function (features, width, *, strides, rate, name) -> features.
+        blocks_of_stages: number of blocks of each stage.
+        output_stride, multi_grid, base_channels: as for `atrous_resnet`.
+    """
     features = []
-    for stage, (blocks, (stride, rate)) in enumerate(zip(BLOCKS[depth], STAGES[output_stride], strict=True)):
+    for stage, (blocks, (stride, rate)) in enumerate(zip(blocks_of_stages, STAGES[output_stride], strict=True)):
         # As in the original, the first block of a stage with a rate in place of a stride keeps the rate of the stage before.
         rates = [max(1, rate // 2)] + [rate] * (blocks - 1)
         if multi_grid and stage == 3:
@@ -54,6 +63,14 @@ def atrous_resnet(images, *, depth, stem, output_stride, multi_grid, base_channe
             )
         features.append(x)
     return features
+
+
+def max_pool(x):
+    """The maximum over windows of 3x3 pixels, at stride 2."""
+    layout = dict(data_format="channels_last")  # whatever Keras's configuration says
+    # After a ReLU, padding with zeros gives the same maximum as padding with minus infinity.
+    x = keras.layers.ZeroPadding2D(1, name="backbone-maxpool-pad", **layout)(x)
+    return keras.layers.MaxPooling2D(3, 2, name="backbone-maxpool", **layout)(x)
 
 
 def stem_v1c(x, channels):

@@ -135,6 +135,26 @@ def depthwise_conv2d(x, kernel, rate=1):
     return DEPTHWISE_CONV2D[way](x, kernel, rate)
 
 
+def grouped_conv2d(x, kernel, groups, rate=1):
+    """A convolution at stride 1 that keeps the size of the map, of each of several parts of the channels, on every backend.
+
+    TensorFlow has no gradient of it on a CPU, so that there each part is a `conv2d` of its own.
+
+    Args:
+        x: (N, H, W, C).
+        kernel: (k, k, C / groups, F), k odd.
+        groups: number of parts.
+        rate: pixels from one tap to the next.
+
+    Returns:
+        (N, H, W, F).
+    """
+    if keras.backend.backend() != "tensorflow" or groups == 1:
+        return conv2d(x, kernel, rate)
+    parts = zip(ops.split(x, groups, axis=-1), ops.split(ops.convert_to_tensor(kernel), groups, axis=-1), strict=True)
+    return ops.concatenate([conv2d(part, part_kernel, rate) for part, part_kernel in parts], axis=-1)
+
+
 def pointwise_conv2d(x, kernel, strides):
     """A 1x1 convolution of every `strides`-th pixel, on every backend.
 
