@@ -20,6 +20,7 @@ from worker import serve  # noqa: E402
 import keras_deeplab as kd  # noqa: E402
 from keras_deeplab import recipes  # noqa: E402
 from keras_deeplab.catalog import rows  # noqa: E402
+from keras_deeplab.networks.backbones import BACKBONES  # noqa: E402
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
@@ -27,7 +28,7 @@ POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 def build(row, precision, is_narrow, classes=None, **options):
     """The network of a row, with the same random weights as on the original's side."""
     row = rows.find(row)
-    widths = {"base_channels": 64, "stem_channels": 64, **row.architecture}
+    widths = {**BACKBONES[row.backbone].widths, **row.architecture}
     options |= {name: NARROW[name] if is_narrow else widths.get(name) for name in NARROW}
     if classes:
         options |= dict(num_classes=classes, classes=None, palette=None, row=None)

@@ -26,14 +26,14 @@ def build(name, **options):
         absent.add("low_level_channels")
     config = {
         **row.architecture,
-        **{width: channels for width, channels in NARROW.items() if width not in absent},
+        **NARROW,
         "row": row.name,
         "classes": row.classes,
         "palette": row.palette,
         "protocol": row.protocol,
         **options,
     }
-    return getattr(kd, row.class_name)(**config)
+    return getattr(kd, row.class_name)(**{name: value for name, value in config.items() if name not in absent})
 
 
 def tensor_shapes(model):
