@@ -1,4 +1,4 @@
-"""Converts a released PyTorch file to a Keras file and a SavedModel, and checks both.
+"""Converts a released file to a Keras file and a SavedModel, and checks both.
 
     keras-deeplab convert deeplabv3plus_r101_cityscapes --to converted
 
@@ -15,7 +15,7 @@ from keras_deeplab.commands import command_line
 
 def main(argv):
     arguments = command_line.parser("convert", __doc__.splitlines()[0])
-    arguments.add_argument("--weights", metavar="FILE", help="a .pth file in place of the released one")
+    arguments.add_argument("--weights", metavar="FILE", help="another file in place of the released one")
     arguments.add_argument("--checkpoint", dest="weights", action=command_line.OldName)
     arguments.add_argument("--to", metavar="DIR", required=True, help="folder for the results")
     arguments.add_argument(
@@ -25,16 +25,17 @@ def main(argv):
 
     from keras_deeplab.serving import verify
     from keras_deeplab.zoo import fetch
-    from keras_deeplab.zoo.formats.checkpoint import load_checkpoint
+    from keras_deeplab.zoo.presets import FORMATS
 
     row = rows.find(options.row)
-    path = Path(options.weights) if options.weights else fetch.fetch(row.url, check=load_checkpoint)
+    read = FORMATS[row.source].read
+    path = Path(options.weights) if options.weights else fetch.fetch(row.url, check=read)
     model = command_line.load(row.name, path)
-    tensors_read, tensors_used = len(load_checkpoint(path)), len(model.variables)
+    tensors_read, tensors_used = len(read(path).tensors), len(model.variables)
     report = {
         "row": row.name,
         "checkpoint": path.name,
-        "sha256": fetch.sha256_of(path),
+        "sha256": fetch.sha256_of(path) if path.is_file() else None,  # a TensorFlow checkpoint has several files
         "tensors": {
             "read": tensors_read,
             "used": tensors_used,

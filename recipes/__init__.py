@@ -25,7 +25,8 @@ def find(name):
     Raises:
         ValueError: if there is no such row. The message names the closest rows.
     """
-    from keras_deeplab.catalog import rows
+    from keras_deeplab.catalog import authors, rows
 
     row = rows.find(name)
-    return importlib.import_module(f"keras_deeplab.recipes.{row.dataset}").recipe(row)
+    module = "authors" if row.source == authors.SOURCE else row.dataset
+    return importlib.import_module(f"keras_deeplab.recipes.{module}").recipe(row)

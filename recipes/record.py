@@ -3,8 +3,8 @@
 import dataclasses
 from dataclasses import dataclass
 
+from keras_deeplab.catalog import authors, openmmlab
 from keras_deeplab.catalog.datasets import DATASETS
-from keras_deeplab.catalog.openmmlab import Row
 from keras_deeplab.catalog.protocol import Protocol
 
 LOSSES = ("cross-entropy", "dice", "focal")
@@ -13,10 +13,10 @@ FLOAT16_SCALE = 2.0**15  # first loss scale of float16 if the row has none of it
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a released row was trained, from its configuration in mmsegmentation.
+    """How a released row was trained, from its configuration in mmsegmentation, or from the authors' instructions.
 
     Attributes:
-        row: the released model, a `keras_deeplab.catalog.openmmlab.Row`.
+        row: the released model, a `Row` of a file in `keras_deeplab.catalog`.
         batch_per_device: pictures of a step on each device.
         resize_base: long, short side in pixels of the box that pictures are resized to fit, before the random ratio; by
             default the box that the row is tested with.
@@ -33,9 +33,11 @@ class Recipe:
         clip_norm: largest norm of all gradients together, or None for no limit.
         ohem_min_kept: pixels per picture that online hard example mining keeps, or None to keep all.
         loss_scale: loss scale of a row that was trained in float16, or None for a row trained in float32.
+        auxiliary_head: whether training has the head that supervises the third stage.
+        iterations: steps of the whole training run; by default the row's.
     """
 
-    row: Row
+    row: openmmlab.Row | authors.Row
     batch_per_device: int
     resize_base: tuple[int, int] | None = None
     devices: int = 4
@@ -51,6 +53,8 @@ class Recipe:
     clip_norm: float | None = None
     ohem_min_kept: int | None = None
     loss_scale: float | None = None
+    auxiliary_head: bool = True
+    iterations: int | None = None
 
     def __post_init__(self):
         if self.resize_base is None:
@@ -64,7 +68,12 @@ class Recipe:
     @property
     def steps(self):
         """Steps of the whole training run."""
-        return self.row.iterations
+        return self.iterations or self.row.iterations
+
+    @property
+    def num_classes(self):
+        """The number of classes of the row's data set. The authors' rows of ADE20K have one output more, for "no class"."""
+        return DATASETS[self.row.dataset].num_classes
 
     @property
     def batch(self):
@@ -109,7 +118,7 @@ class Recipe:
         freeze_layers(model, freeze)
         multipliers = dict(multipliers or {})
         if self.backbone_multiplier != 1.0 and "backbone" not in freeze:
-            multipliers.setdefault("backbone-", self.backbone_multiplier)
+            multipliers.setdefault(backbone_prefix(model), self.backbone_multiplier)
         options = dict(weight_decay=self.weight_decay, multipliers=multipliers, clip_norm=self.clip_norm)
         if self.optimizer == "AdamW":
             optimizer = optimizers.AdamW(rate, **options)
@@ -219,6 +228,13 @@ def _combined(one_output, weights, class_weight, min_kept):
     return losses.CombinedLoss(parts, weights=list(weights.values()))
 
 
+def backbone_prefix(model):
+    """The beginning of the names of the layers of a model's backbone."""
+    from keras_deeplab.networks.backbones import BACKBONES
+
+    return BACKBONES[model.get_config()["backbone"]].prefix
+
+
 def freeze_layers(model, parts):
     """Freezes parts of a model, and no others.
 
@@ -231,5 +247,5 @@ def freeze_layers(model, parts):
         raise ValueError(f'freeze must be a list of "backbone", "norms" or both. Received: {parts!r}.')
     for layer in model.layers:
         is_norm = isinstance(layer, keras.layers.BatchNormalization)
-        in_backbone = layer.name.startswith("backbone-")
+        in_backbone = layer.name.startswith(backbone_prefix(model))
         layer.trainable = not (("backbone" in parts and in_backbone) or ("norms" in parts and is_norm))

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from operator import index
 
 MODES = ("whole", "slide")
+FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # sizes of multi-scale testing; each is run plain and mirrored
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,12 @@ class Protocol:
         stride: height, width in pixels from one window to the next, at most `crop`. Only for `"slide"`.
         resize: long and short side in pixels, in any order. The picture is resized to fit into this box and keeps its aspect
             ratio. Default `None`: the picture keeps its size.
+        pad: height, width in pixels that a smaller picture is padded to, at the bottom and the right, with the mean pixel of
+            the network (the middle of 0..255). A larger picture is not padded. Default `None`: no padding. Only for
+            `"whole"`, and only where features are resized with align_corners, as DeepLab's authors test.
+        step: with `pad` and `resize`: the sides of a resized picture are rounded up to a multiple of it plus one. Default
+            `None`: sides are rounded to whole pixels.
+        factors: sizes of multi-scale testing, relative to the box or the padded picture. Default 0.5, 0.75, ... 1.75.
 
     Raises:
         ValueError: if the fields contradict each other.
@@ -29,11 +36,14 @@ class Protocol:
     crop: tuple[int, int] | None = None
     stride: tuple[int, int] | None = None
     resize: tuple[int, int] | None = None
+    pad: tuple[int, int] | None = None
+    step: int | None = None
+    factors: tuple[float, ...] = FACTORS
 
     def __post_init__(self):
         if self.mode not in MODES:
             raise ValueError(f"`mode` must be 'whole' or 'slide'. Received: mode={self.mode!r}.")
-        for field in ("crop", "stride", "resize"):
+        for field in ("crop", "stride", "resize", "pad"):
             value = getattr(self, field)
             if value is not None:
                 object.__setattr__(self, field, _pixel_pair(field, value))
@@ -46,6 +56,22 @@ class Protocol:
             )
         if self.mode == "slide":
             self._check_windows()
+        self._check_padding()
+        object.__setattr__(self, "factors", _factors(self.factors))
+
+    def _check_padding(self):
+        if self.mode == "slide" and self.pad:
+            raise ValueError(
+                f"`pad` goes with mode 'whole': windows need no padding. Received: mode='slide', pad={self.pad}."
+            )
+        if self.step is None:
+            return
+        if not (self.pad and self.resize) or isinstance(self.step, bool) or not _is_positive_int(self.step):
+            raise ValueError(
+                "`step` must be a positive whole number of pixels, and goes with `pad` and `resize`. "
+                f"Received: step={self.step!r}, pad={self.pad}, resize={self.resize}."
+            )
+        object.__setattr__(self, "step", index(self.step))
 
     def _check_windows(self):
         if not self.crop or not self.stride:
@@ -62,7 +88,12 @@ class Protocol:
     def to_dict(self):
         """The protocol as a dict of JSON values, which `from_dict` reads."""
         fields = asdict(self).items()
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in fields}
+        defaults = {"pad": None, "step": None, "factors": FACTORS}  # older versions read a protocol without these
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in fields
+            if key not in defaults or value != defaults[key]
+        }
 
     @classmethod
     def from_dict(cls, config):
@@ -85,3 +116,21 @@ def _pixel_pair(field, value):
     if len(pair) != 2 or min(pair) < 1:
         raise ValueError(f"`{field}` must be two positive whole numbers of pixels. Received: {field}={value!r}.")
     return pair
+
+
+def _is_positive_int(value):
+    try:
+        return index(value) > 0
+    except TypeError:
+        return False
+
+
+def _factors(values):
+    """`[0.5, 1]` -> `(0.5, 1.0)`. Raises `ValueError` unless it has positive numbers."""
+    try:
+        factors = tuple(map(float, values))
+    except (TypeError, ValueError):
+        factors = ()
+    if not factors or not all(0 < factor < float("inf") for factor in factors):
+        raise ValueError(f"`factors` must be positive numbers, at least one. Received: factors={values!r}.")
+    return factors

@@ -3,10 +3,10 @@
 import difflib
 import re
 
-from keras_deeplab.catalog import openmmlab
+from keras_deeplab.catalog import authors, openmmlab
 from keras_deeplab.catalog.openmmlab import CLASS_NAMES
 
-ROWS = {**openmmlab.ROWS}
+ROWS = {**openmmlab.ROWS, **authors.ROWS}
 
 
 def backbones():
@@ -44,7 +44,7 @@ def short_names(class_name):
     for row in ROWS.values():
         if row.class_name == class_name:
             best_so_far = best.setdefault(row.short_name, row)
-            best[row.short_name] = max(best_so_far, row, key=lambda row: row.mIoU)
+            best[row.short_name] = max(best_so_far, row, key=lambda row: row.mIoU or 0.0)
     return best
 
 

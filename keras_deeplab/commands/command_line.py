@@ -76,8 +76,13 @@ def parser(verb, description, *, row=True):
 
 
 def add_weights(arguments):
-    """Adds --weights, a file that `load` reads in place of the released one."""
-    arguments.add_argument("--weights", metavar="FILE", help="a .pth or .keras file in place of the released one")
+    """Adds --weights, a file that `load` reads in place of the released one, and --ema."""
+    arguments.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="a .pth or .keras file, or for a model of DeepLab's authors a TensorFlow file, in place of the released one",
+    )
+    arguments.add_argument("--ema", action="store_true", help="take the moving averages that the file keeps")
 
 
 def add_data(arguments):

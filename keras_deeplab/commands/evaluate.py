@@ -77,7 +77,7 @@ def submit(row, options, protocol):
     from keras_deeplab.evaluation import submission
 
     ids, paths = submission.label_ids(row), submission.pictures(options.images)
-    model = at_own_size(command_line.load(options.row, options.weights), protocol)
+    model = at_own_size(command_line.load(options.row, options.weights, ema=options.ema), protocol)
     submission.write(model, ids, paths, options.submission, **protocol)
     print(f"{len(paths)} label maps in {options.submission}, for {submission.SERVERS[row.dataset]}")
 
@@ -85,12 +85,12 @@ def submit(row, options, protocol):
 def score(row, options, protocol):
     """Scores labelled pictures and prints and writes the results."""
     from keras_deeplab.evaluation import report
-    from keras_deeplab.evaluation.evaluate import evaluate
+    from keras_deeplab.evaluation.evaluate import evaluate, labelled_classes
     from keras_deeplab.evaluation.report import percent
 
     pairs = command_line.open_data(options, "val")
-    model = command_line.load(options.row, options.weights)
-    command_line.require_classes(pairs, model.num_classes)
+    model = command_line.load(options.row, options.weights, ema=options.ema)
+    command_line.require_classes(pairs, labelled_classes(model))
     published_miou = published(row, **protocol)
     at_own_size(model, protocol)
     label_rule = command_line.label_rule(options)

@@ -57,7 +57,7 @@ def main(argv):
     import keras
 
     bar = keras.utils.Progbar(3, unit_name="step")
-    model = command_line.load(options.row, options.weights)
+    model = command_line.load(options.row, options.weights, ema=options.ema)
     bar.update(1)
     if file is None:
         path, rows = write_saved_model(model, options, bar)

@@ -21,9 +21,9 @@ def main(argv):
         raise ValueError("No released model has this data set, backbone and class. Leave one of the options out.")
     table = [("model", "mIoU", "ms+flip", "parameters", "file, MB", "licence of the weights")]
     for row in selected:
-        ms_flip = "-" if row.mIoU_ms_flip is None else f"{row.mIoU_ms_flip:.2f}"
+        scores = ["-" if score is None else f"{score:.2f}" for score in (row.mIoU, row.mIoU_ms_flip)]
         size = f"{row.parameters / 1e6:.1f} M", f"{row.megabytes:.0f}"
-        table.append((row.name, f"{row.mIoU:.2f}", ms_flip, *size, row.weights_licence))
+        table.append((row.name, *scores, *size, row.weights_licence))
     command_line.print_table(table)
     print("\nThe data sets that they were trained on have terms of their own:")
     for name in dict.fromkeys(row.dataset for row in selected):

@@ -48,7 +48,7 @@ def main(argv):
 
     from keras_deeplab.inference.folders import Progress, cause_of, written
 
-    model = command_line.load(options.row, options.weights)
+    model = command_line.load(options.row, options.weights, ema=options.ema)
     rows, failed, made = [("picture", "size", "most frequent classes")], [], 0
     of_segment = {"multi_scale_flip": options.multi_scale_flip, "resize": None}
     run = written(

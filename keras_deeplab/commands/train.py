@@ -190,7 +190,7 @@ def number_of_classes(options, recipe):
             f"--one-output is for two classes, background and foreground. Received: --num-classes {options.num_classes}. "
             "Leave --num-classes out, or --one-output."
         )
-    classes = 2 if options.one_output else options.num_classes or recipe.row.num_classes
+    classes = 2 if options.one_output else options.num_classes or recipe.num_classes
     if not 2 <= classes <= 255:
         raise ValueError(
             f"--num-classes must be from 2 to 255; the background is a class too. Received: {classes}. For one class and its "
@@ -348,15 +348,23 @@ def new_model(recipe, options, classes, pairs):
         if names and len(names) != classes:
             raise ValueError(f"classes.txt must name all {classes} classes. Received: {len(names)} names.")
     row = recipe.row
-    num_classes = 2 if options.one_output else options.num_classes
-    architecture = dict(num_classes=num_classes, auxiliary_head=True, dtype=options.precision)
+    # A recipe whose classes are fewer than its row's leaves out the row's output for "no class".
+    own_classes = recipe.num_classes if recipe.num_classes != row.num_classes else None
+    num_classes = 2 if options.one_output else options.num_classes or own_classes
+    architecture = dict(num_classes=num_classes, auxiliary_head=recipe.auxiliary_head, dtype=options.precision)
     if options.one_output:
         architecture |= dict(out_channels=1, threshold=options.threshold or THRESHOLD)
-    is_backbone = Path(options.init).is_file() and has_backbone_only(options.init)
+    if options.init == "imagenet" and row.imagenet is None:
+        raise ValueError(
+            f"No weights of the backbone alone were released for {row.name}. Received: --init imagenet. "
+            f"Write --init {row.name}, or --init FILE."
+        )
+    is_file = Path(options.init).is_file() or Path(f"{options.init}.index").is_file()  # a TensorFlow checkpoint
+    is_backbone = is_file and has_backbone_only(options.init, row)
     if options.init == "imagenet" or is_backbone:
         model = command_line.load(row.name, load_weights=False, **architecture)
         load_backbone(model, options.init if is_backbone else row.imagenet)
-    elif Path(options.init).is_file():
+    elif is_file:
         model = command_line.load(row.name, options.init, **architecture)
     else:
         model = command_line.load(options.init, **architecture)

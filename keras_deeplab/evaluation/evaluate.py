@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_deeplab.catalog.authors import NO_CLASS
 from keras_deeplab.catalog.datasets import IGNORE
 from keras_deeplab.data.label_rule import BINARY, label_table
 from keras_deeplab.data.pairs import find_pairs
@@ -51,7 +52,8 @@ def evaluate(
             `open_prepared` returns.
         multi_scale_flip, resize: as for `segment`.
         reduce_zero_label: whether label 0 means "no class" and the classes are labelled from 1. Label 0 then becomes 255, and
-            every other label one less. Not for prepared data, where this has been done.
+            every other label one less. Not for prepared data, where this has been done. For a model whose output 0 is
+            "no class" (the authors' of ADE20K) labels keep their values, and 0 becomes 255.
         label_map: {label in the files: class number}, applied after `reduce_zero_label`; 255 stands for pixels that do not
             count. Labels that it does not name stay. Masks of 0 and 255 need {255: 1}.
         resume: a file to keep the counts in. If an evaluation was stopped, the next call with the same file continues it.
@@ -87,7 +89,7 @@ def evaluate(
         tally.open(resume, _identity(model, pairs, options, reduce_zero_label, label_map))
 
     def load(number):
-        return read_pair(pairs, number, model.num_classes, reduce_zero_label, label_map)
+        return read_pair(pairs, number, model, reduce_zero_label, label_map)
 
     remaining = range(len(tally.pictures), len(pairs))
     bar = keras.utils.Progbar(len(pairs), unit_name="picture", stateful_metrics=["mIoU"], verbose=int(progress))
@@ -98,7 +100,7 @@ def evaluate(
                 bar.update(len(tally.pictures), [("mIoU", scores(tally.counts)["mIoU"])])
         finally:
             tally.save()
-    _warn_of_missing_classes(tally.counts, label_map)
+    _warn_of_missing_classes(tally.counts, label_map, labelled_classes(model))
     return {
         "images": len(pairs),
         **scores(tally.counts, model.classes),
@@ -107,9 +109,12 @@ def evaluate(
     }
 
 
-def _warn_of_missing_classes(counts, label_map):
-    """Warns if the labels are likely to count otherwise than the model: no class but 0 occurs, or class 0 does not."""
-    labelled = counts.sum(axis=1) > 0
+def _warn_of_missing_classes(counts, label_map, num_classes):
+    """Warns if labels are likely to count otherwise than the model: no class but the first occurs, or the first does not.
+
+    Only the last `num_classes` rows of the counts are classes that labels can have.
+    """
+    labelled = counts.sum(axis=1)[-num_classes:] > 0
     if not labelled[1:].any():
         remedy = (
             "" if label_map else f" Masks of 0 and 255 need `label_map={BINARY}`: 255 is then class 1 and not ignored."
@@ -208,13 +213,19 @@ def _digest(*parts):
     return digest.hexdigest()
 
 
-def read_pair(pairs, number, num_classes, reduce_zero_label, label_map=None):
+def labelled_classes(model):
+    """The number of classes that labels can have: one less than the model's if its output 0 stands for "no class"."""
+    return model.num_classes - (model.classes[0] == NO_CLASS)
+
+
+def read_pair(pairs, number, model, reduce_zero_label, label_map=None):
     """Reads a pair.
 
     Args:
         pairs: a `FilePairs` or `PreparedPairs`.
         number: of the pair in it.
-        num_classes, reduce_zero_label, label_map: as for `read_label`.
+        model: whose classes the labels are.
+        reduce_zero_label, label_map: as for `evaluate`.
 
     Returns:
         (name, picture (H, W, 3) uint8, label map (H, W) uint8).
@@ -225,7 +236,9 @@ def read_pair(pairs, number, num_classes, reduce_zero_label, label_map=None):
     image, label = pairs.images[number], pairs.labels[number]
     image_bytes, label_bytes = pairs.read(number)
     picture = read_bytes(image_bytes, image)
-    truth = read_label(label_bytes, label, num_classes, reduce_zero_label, label_map)
+    first = model.num_classes - labelled_classes(model) if reduce_zero_label or pairs.train_ids else 0
+    truth = read_label(label_bytes, label, model.num_classes - first, reduce_zero_label, label_map)
+    truth[truth != IGNORE] += np.uint8(first)
     if truth.shape != picture.shape[:2]:
         raise ValueError(
             "A label map must have its picture's size. "

@@ -224,7 +224,7 @@ def picture_row(model, pairs, number, score, label_rule, protocol):
         number: of the pair.
         score: {"name", "mIoU"} of the picture.
     """
-    name, image, truth = read_pair(pairs, number, model.num_classes, **label_rule)
+    name, image, truth = read_pair(pairs, number, model, **label_rule)
     predicted = segment(model, image, **protocol)
     grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
     errors = np.where((truth == IGNORE)[..., None], 0.25 * grey, 0.5 * grey + 64)

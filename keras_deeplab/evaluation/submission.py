@@ -30,8 +30,10 @@ def label_ids(row):
         raise ValueError(
             f"--submission is for rows of {' and '.join(SERVERS)}. Received: {row.name}, a row of {row.dataset}."
         )
-    ids = {label: raw for raw, label in DATASETS[row.dataset].label_ids.items()}
-    return np.array([ids[label] for label in range(row.num_classes)], np.uint8)
+    dataset = DATASETS[row.dataset]
+    ids = {label: raw for raw, label in dataset.label_ids.items()}
+    no_class = [0] * (row.num_classes - dataset.num_classes)  # the authors' rows of ADE20K have an output for it
+    return np.array([*no_class, *(ids[label] for label in range(dataset.num_classes))], np.uint8)
 
 
 def pictures(folder):

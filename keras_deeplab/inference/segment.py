@@ -20,9 +20,8 @@ from keras_deeplab.networks.fast.convolution import Purpose, purpose
 from keras_deeplab.networks.fold import fold_norms, refold
 from keras_deeplab.networks.layers import interpolation_matrix
 from keras_deeplab.pictures.read import Picture, read_image
-from keras_deeplab.pictures.resize import fit_in_box, resize_uint8
+from keras_deeplab.pictures.resize import fit_in_box, fit_in_steps, resize_aligned, resize_uint8
 
-FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # sizes of multi-scale testing; each is run plain and mirrored
 WINDOW_PIXELS = 2 * 1024 * 1024  # pixels in one pass of the network, which has at least one window
 BAND_VALUES = 16 * 1024 * 1024  # scores in memory at once: those of a band, which has at least one row of pixels
 
@@ -45,8 +44,9 @@ def segment(
         image: a path, an address (https://, or what fsspec reads), the bytes of a file, an open file, a PIL image, an array
             (H, W, 3) or (H, W) of 0..255, or a list of them.
         multi_scale_flip: whether to average the probabilities of six sizes, each plain and mirrored. True or `"box"`: sizes
-            of the protocol's box, as the published figures were measured. `"picture"`: sizes of the picture, as
-            mmsegmentation 1.2.2 does. False (the default): one size.
+            of the protocol's box, as the published figures were measured; with a protocol that pads pictures, sizes of the
+            padded picture, as DeepLab's authors do. `"picture"`: sizes of the picture, as mmsegmentation 1.2.2 does. False
+            (the default): one size.
         resize: (long, short) sides in pixels of the box that the picture is resized to fit. None (the default): the
             protocol's box.
         return_scores: whether to return the scores too.
@@ -71,7 +71,8 @@ def segment(
 def check_pictures(images):
     """Raises `ValueError` if a list holds something other than pictures, such as the rows of `array.tolist()`."""
     for number, image in enumerate(images):
-        if not hasattr(image, "__array__") and not isinstance(image, (str, os.PathLike, bytes, bytearray, memoryview)):
+        is_readable = hasattr(image, "__array__") or hasattr(image, "read")
+        if not is_readable and not isinstance(image, (str, os.PathLike, bytes, bytearray, memoryview)):
             kind = "nested lists" if isinstance(image, (list, tuple)) else f"{type(image).__name__} as element {number}"
             raise ValueError(
                 "A list must hold pictures: paths, bytes, PIL images or arrays. "
@@ -92,13 +93,22 @@ def views_of(network, protocol, image, multi_scale_flip=False, resize=None):
     box = box_of(protocol, size) if resize is None else Protocol("whole", resize=resize).resize
     if not multi_scale_flip:
         return [network.view(picture, *box, False)]
+    if protocol.pad:
+        if multi_scale_flip == "picture":
+            raise ValueError(
+                "This model's protocol pads pictures, and several sizes are those of the padded picture. "
+                "Received: multi_scale_flip='picture'. Write multi_scale_flip=True."
+            )
+        return [
+            network.padded_view(picture, *box, flip, factor) for factor in protocol.factors for flip in (False, True)
+        ]
     if multi_scale_flip == "picture":
-        boxes = [tuple(int(side * factor + 0.5) for side in size) for factor in FACTORS]  # rounded as mmcv does
+        boxes = [
+            tuple(int(side * factor + 0.5) for side in size) for factor in protocol.factors
+        ]  # rounded as mmcv does
     else:
-        boxes = [tuple(int(side * factor) for side in box) for factor in FACTORS]
-    return [
-        network.view(picture, max(sides), max(min(sides), 1), mirrored) for sides in boxes for mirrored in (False, True)
-    ]
+        boxes = [tuple(int(side * factor) for side in box) for factor in protocol.factors]
+    return [network.view(picture, max(sides), max(min(sides), 1), flip) for sides in boxes for flip in (False, True)]
 
 
 def merged(network, views, return_scores=False):
@@ -138,6 +148,8 @@ class Network:
         protocol: the model's test protocol.
         view: a function (picture, long side, short side, mirrored) -> (scores, rows, columns) of one pass, where the box
             that the picture is resized to fit has these sides.
+        padded_view: the same for a protocol that pads pictures, with the size relative to the padded picture as a fifth.
+        score_stride: pixels of the network's input per score.
 
     Raises:
         ValueError: for a model of more than 255 classes.
@@ -154,13 +166,17 @@ class Network:
         self.align_corners = self.folded.get_config()["align_corners"]
         self.protocol, self.threshold = model.protocol, model.threshold
         self.coarse = keras.Model(self.folded.input, self.folded.get_layer("logits").input[0])
-        self.view = self._view
+        self.mean = np.array(self.folded.get_layer("normalize").mean, "float32")
+        self.score_stride = 4 if model.has_decoder else model.get_config()["output_stride"]
+        self.view, self.padded_view = self._view, self._padded_view
         if keras.backend.backend() == "tensorflow":
             scalar = tf.TensorSpec([], tf.int32)
             self.view = tf.function(
                 self._view,
                 input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), scalar, scalar, tf.TensorSpec([], tf.bool)],
             )
+            specs = [*self.view.input_signature, tf.TensorSpec([], tf.float32)]
+            self.padded_view = tf.function(self._padded_view, input_signature=specs)
         self._merge_graphs = {}  # (number of views, whether it returns scores) -> graph
 
     def merge(self, views, return_scores):
@@ -186,6 +202,8 @@ class Network:
             scores (windows down * h, windows across * w, classes) float32, where (h, w) is the size of the logits of a
             window; rows (H, windows down * h) and columns (W, windows across * w), the matrices of this file's formula.
         """
+        if self.protocol.pad:
+            return self._padded_view(picture, long_side, short_side, mirrored, 1.0)
         picture_size = tf.unstack(tf.shape(picture)[:2])
         resized = resize_uint8(picture, *fit_in_box(*picture_size, long_side, short_side))
         resized = tf.cond(mirrored, lambda: resized[:, ::-1], lambda: resized)
@@ -210,6 +228,43 @@ class Network:
         down, across, h, w, classes = tf.unstack(tf.shape(scores))
         scores = tf.reshape(tf.transpose(scores, [0, 2, 1, 3, 4]), [down * h, across * w, classes])
         return scores, rows, columns
+
+    def _padded_view(self, picture, long_side, short_side, mirrored, factor):
+        """`_view` as DeepLab's authors test: the picture is padded, then mirrored and resized by a factor.
+
+        Args:
+            picture, long_side, short_side, mirrored: as of `_view`.
+            factor: size of the network's input relative to the padded picture, float32 scalar.
+
+        Returns:
+            as of `_view`, with one window.
+        """
+        picture_size = tf.unstack(tf.shape(picture)[:2])
+        extent = padded_extent(self.protocol, *picture_size, long_side, short_side)
+        padded = [tf.maximum(side, least) for side, least in zip(extent, self.protocol.pad, strict=True)]
+        x = pad_with_mean(resize_aligned(tf.cast(picture, tf.float32), *extent), padded, self.mean)
+        x = tf.cond(mirrored, lambda: x[:, ::-1], lambda: x)
+        x = resize_aligned(x, *(scaled_side(side, factor) for side in padded))
+        scores = tf.cast(self.run(x[None])[0], tf.float32)
+        rows, columns = (
+            self._from_coarse(*axis, factor) for axis in zip(tf.unstack(tf.shape(scores)[:2]), padded, strict=True)
+        )
+        columns = tf.cond(mirrored, lambda: columns[::-1], lambda: columns)
+        rows, columns = (
+            resized_matrix(matrix[:side], size, self.align_corners)
+            for matrix, side, size in zip((rows, columns), extent, picture_size, strict=True)
+        )
+        return scores, rows, columns
+
+    def _from_coarse(self, coarse, padded, factor):
+        """The matrix that brings scores to the padded picture along an axis, (padded, coarse).
+
+        The authors' code resizes the scores twice if the network saw a smaller picture: to the size that scores of the
+        padded picture have, then to the picture's.
+        """
+        between = scaled_side(padded, tf.maximum(factor, 1.0) / self.score_stride)
+        first = interpolation(coarse, between, self.align_corners)
+        return resized_matrix(first, padded, self.align_corners)
 
     def _window_scores(self, picture, tops, lefts, height, width):
         """The network's scores of all windows, (len(tops), len(lefts), h, w, classes) float32.
@@ -365,7 +420,31 @@ def band_scores(coarse, rows, columns):
     return tf.ensure_shape(columns @ scores, [None, None, coarse.shape[-1]])
 
 
+def padded_extent(protocol, height, width, long_side, short_side):
+    """(height, width) that a picture is resized to, before it is padded, so that it fits into a box."""
+    if protocol.step:
+        return fit_in_steps(height, width, long_side, short_side, protocol.step)
+    return fit_in_box(height, width, long_side, short_side)
+
+
+def pad_with_mean(x, size, mean):
+    """A picture (H, W, 3) with the mean pixel at the bottom and the right, up to a size (height, width)."""
+    height, width = tf.unstack(tf.shape(x)[:2])
+    return tf.pad(x - mean, [[0, size[0] - height], [0, size[1] - width], [0, 0]]) + mean
+
+
+def scaled_side(side, factor):
+    """(side - 1) * factor + 1 in whole pixels, rounded down: corners keep their places. An int32 scalar."""
+    return tf.cast((tf.cast(side, tf.float32) - 1.0) * factor + 1.0, tf.int32)
+
+
 def resized_to_box(protocol, picture):
-    """The picture (H, W, 3) uint8 as the network gets it: resized to fit the protocol's box, uint8."""
+    """The picture (H, W, 3) uint8 as the network gets it: resized to fit the protocol's box, uint8.
+
+    With a protocol that pads, float32, and before it is padded.
+    """
+    if protocol.pad:
+        size = padded_extent(protocol, *picture.shape[:2], *box_of(protocol, picture.shape[:2]))
+        return resize_aligned(tf.cast(picture, tf.float32), *size).numpy()
     size = fit_in_box(*picture.shape[:2], *box_of(protocol, picture.shape[:2]))
     return resize_uint8(tf.constant(picture), *size).numpy()

@@ -27,7 +27,19 @@ def without_norms():
 
 
 def conv_norm(
-    x, filters, kernel_size, *, names, strides=1, rate=1, groups=1, use_bias=False, relu=True, max_value=None
+    x,
+    filters,
+    kernel_size,
+    *,
+    names,
+    strides=1,
+    rate=1,
+    groups=1,
+    use_bias=False,
+    relu=True,
+    max_value=None,
+    one_sided=False,
+    norm=None,
 ):
     """A convolution, its batch norm and a ReLU.
 
@@ -41,18 +53,25 @@ def conv_norm(
         groups: how many parts the channels are split into, each with a convolution of its own. Default 1.
         use_bias: whether the convolution has a bias beside that of its norm. Default False.
         relu: whether a ReLU follows. Default True.
+        one_sided: whether a strided convolution pads as TensorFlow does: of an odd number of zeros, one more lies at the
+            bottom and right than at the top and left. Default False, equally.
+        norm: options of the `BatchNorm`, such as its epsilon. Default None, PyTorch's.
         max_value: the largest value that the ReLU lets through, 6 for a ReLU6. Default None, no limit.
 
     Returns:
         features (N, ceil(H / strides), ceil(W / strides), filters).
     """
     options = dict(strides=strides, dilation_rate=rate, use_bias=use_bias or not _with_norms.get(), name=names[0])
+    depthwise, dense = AtrousDepthwiseConv2D, AtrousConv2D
+    if one_sided and strides > 1:
+        depthwise, dense = keras.layers.DepthwiseConv2D, keras.layers.Conv2D
+        options |= dict(padding="same", data_format="channels_last")
     if filters is None:
-        x = AtrousDepthwiseConv2D(kernel_size, depthwise_initializer=he_normal("fan_in"), **options)(x)
+        x = depthwise(kernel_size, depthwise_initializer=he_normal("fan_in"), **options)(x)
     else:
-        x = AtrousConv2D(filters, kernel_size, groups=groups, kernel_initializer=he_normal(), **options)(x)
+        x = dense(filters, kernel_size, groups=groups, kernel_initializer=he_normal(), **options)(x)
     if _with_norms.get():
-        x = BatchNorm(name=names[1])(x)
+        x = BatchNorm(name=names[1], **(norm or {}))(x)
     return keras.layers.ReLU(max_value=max_value, name=f"{names[1]}-relu")(x) if relu else x
 
 
@@ -63,11 +82,27 @@ def conv_norm_module(x, filters, kernel_size, *, name, **options):
 
 def separable_conv(x, channels, *, rate=1, name):
     """A depthwise 3x3 and a 1x1 convolution, each with norm and ReLU: (N, H, W, C) to (N, H, W, channels)."""
+    parts = f"{name}-depthwise_conv", f"{name}-pointwise_conv"
+    return _separable_conv(x, channels, rate=rate, name=name, names=[(f"{part}-conv", f"{part}-bn") for part in parts])
+
+
+def named_separable_conv(x, channels, *, rate=1, name, norm):
+    """`separable_conv` with the names of the authors' variables: NAME_depthwise, NAME_depthwise-BatchNorm and so on.
+
+    The rate may be a pair (down, across).
+    """
+    parts = f"{name}_depthwise", f"{name}_pointwise"
+    names = [(part, f"{part}-BatchNorm") for part in parts]
+    return _separable_conv(x, channels, rate=rate, name=name, names=names, norm=norm)
+
+
+def _separable_conv(x, channels, *, rate, name, names, norm=None):
+    """A separable convolution whose two parts have `names`, each (convolution, norm)."""
+    depthwise, pointwise = names
     if _with_norms.get():
-        x = conv_norm_module(x, None, 3, rate=rate, name=f"{name}-depthwise_conv")
-        return conv_norm_module(x, channels, 1, name=f"{name}-pointwise_conv")
-    names = f"{name}-depthwise_conv-conv", f"{name}-pointwise_conv-conv"
-    x = AtrousSeparableConv2D(channels, rate, names=names, name=name)(x)
+        x = conv_norm(x, None, 3, rate=rate, names=depthwise, norm=norm)
+        return conv_norm(x, channels, 1, names=pointwise, norm=norm)
+    x = AtrousSeparableConv2D(channels, rate, names=(depthwise[0], pointwise[0]), name=name)(x)
     return keras.layers.ReLU(name=f"{name}-relu")(x)
 
 
@@ -79,19 +114,24 @@ def broadcast_pooled(pooled, like, *, align_corners, name):
     return ResizeLike(align_corners, name=name)([pooled, like]) if _with_norms.get() else pooled
 
 
-def join_with_pooled(pooled, branches, channels, *, name):
-    """The pooled branch and the others, concatenated and joined by a 3x3 `conv_norm_module`.
+def join_with_pooled(pooled, branches, channels, *, name, names=None, kernel_size=3, norm=None):
+    """The pooled branch and the others, concatenated and joined by a `conv_norm`.
 
     Args:
         pooled: what `broadcast_pooled` returned.
         branches: maps (N, h, w, C), all of the same size.
         channels: channels of the result.
+        name: the beginning of the names of the other layers.
+        names: the names of the convolution and of the norm. Default NAME-bottleneck-conv and NAME-bottleneck-bn.
+        kernel_size: 3 or 1 pixels. Default 3.
+        norm: as of `conv_norm`.
 
     Returns:
         (N, h, w, channels).
     """
+    names = names or (f"{name}-bottleneck-conv", f"{name}-bottleneck-bn")
     concatenate = keras.layers.Concatenate(name=f"{name}-concat")
     if _with_norms.get():
-        return conv_norm_module(concatenate([pooled, *branches]), channels, 3, name=f"{name}-bottleneck")
-    x = PooledConv2D(channels, name=f"{name}-bottleneck-conv")([pooled, concatenate(branches)])
-    return keras.layers.ReLU(name=f"{name}-bottleneck-bn-relu")(x)
+        return conv_norm(concatenate([pooled, *branches]), channels, kernel_size, names=names, norm=norm)
+    x = PooledConv2D(channels, kernel_size, name=names[0])([pooled, concatenate(branches)])
+    return keras.layers.ReLU(name=f"{names[1]}-relu")(x)

@@ -7,14 +7,16 @@ import keras
 
 from keras_deeplab.catalog.protocol import Protocol
 from keras_deeplab.keras_tools import at_least_float32, default_dtype
-from keras_deeplab.networks.aspp import aspp
+from keras_deeplab.networks.authors_head import authors_head
 from keras_deeplab.networks.backbones import BACKBONES, OUTPUT_STRIDES
 from keras_deeplab.networks.blocks import without_norms
-from keras_deeplab.networks.decoder import auxiliary, classifier, decoder
+from keras_deeplab.networks.decoder import auxiliary, classifier
 from keras_deeplab.networks.fast.convolution import Purpose, default_purpose
+from keras_deeplab.networks.head import head
 from keras_deeplab.networks.layers import Normalize, ResizeLike
 from keras_deeplab.networks.older_files import current_arguments
 
+HEADS = {"openmmlab": head, "authors": authors_head}  # {`Backbone.head`: features in, scores out}
 AUXILIARY_WEIGHT = 0.4  # of the auxiliary head's loss (Zhao et al. 2017)
 
 
@@ -24,23 +26,28 @@ class DeepLab(keras.Model):
     Args:
         num_classes: number of classes, a positive integer.
         backbone: "r18", "r50", "r101" (ResNets whose stem is three 3x3 convolutions), "r18b", "r50b", "r101b" (whose stem
-            is one 7x7 convolution, as torchvision's), "s101" (ResNeSt-101) or "mobilenetv2". Default "r50".
+            is one 7x7 convolution, as torchvision's), "s101" (ResNeSt-101) or "mobilenetv2", all with OpenMMLab's heads; or
+            "xception41", "xception65", "xception71" or "mobilenetv2_tf", with the authors' own. Default "r50".
         output_stride: input pixels per pixel of the last stage: 8 (default), 16 or 32. A smaller one is more accurate and
             takes more time and memory.
         multi_grid: atrous rates of the blocks of the last stage, such as (1, 2, 4), in place of the stage's own. Default
             None. A ResNet has two or three such blocks, MobileNetV2 one.
         aspp_rates: atrous rates of ASPP's branches in pixels of the last stage; 1 stands for a 1x1 convolution. Default
             (1, 12, 24, 36) at output stride 8, (1, 6, 12, 18) at 16, (1, 3, 6, 9) at 32.
+        dense_prediction_cell: whether the cell of the released Xception-71 takes the place of ASPP. Only with the authors'
+            heads. Default False.
         base_channels: width of a ResNet's first stage, which each later stage doubles (default 64), or of MobileNetV2's
-            first convolution, to which its other widths are in proportion (default 32).
-        stem_channels: width of a ResNet's stem. Default 64, of ResNeSt 128. MobileNetV2 has none.
-        aspp_channels: width of ASPP's branches and of the layers after them. Default 512, on R-18 128.
+            first convolution, to which its other widths are in proportion (default 32); half the width of Xception's first
+            module (default 64).
+        stem_channels: width of a ResNet's or an Xception's stem. Default 64, of ResNeSt 128. MobileNetV2 has none.
+        aspp_channels: width of ASPP's branches and of the layers after them. Default 512, on R-18 128, with the authors'
+            heads 256.
         low_level_channels: channels that the decoder reduces the first stage's features to (DeepLabV3+ only). Default 48, on
             R-18 12.
         auxiliary_channels: width of the auxiliary head. Default 256, on R-18 64.
         auxiliary_head: whether to build the head that supervises the third stage in training. Default False.
         align_corners: whether bilinear resizes keep the centres of the corner pixels in place, as the released models of
-            769x769 crops do. Default False.
+            769x769 crops and the authors' models do. Default False, on Xception True.
         dropout: share of the channels that training sets to zero before each classifier, at least 0 and below 1. Default 0.1.
         out_channels: 1 gives a model of two classes a single output, the logit of class 1, as mmsegmentation's binary set-up
             has it. Default None: one output for each class.
@@ -83,13 +90,14 @@ class DeepLab(keras.Model):
         output_stride=8,
         multi_grid=None,
         aspp_rates=None,
+        dense_prediction_cell=False,
         base_channels=None,
         stem_channels=None,
         aspp_channels=None,
         low_level_channels=None,
         auxiliary_channels=None,
         auxiliary_head=False,
-        align_corners=False,
+        align_corners=None,
         dropout=0.1,
         out_channels=None,
         threshold=0.3,
@@ -122,10 +130,13 @@ class DeepLab(keras.Model):
             f"multi_grid must have one rate for each of the {spec.last_blocks} blocks of the last stage",
             multi_grid,
         )
+        rule = "dense_prediction_cell needs a backbone with the authors' head, such as 'xception71'"
+        require(not dense_prediction_cell or spec.head == "authors", rule, backbone)
+        align_corners = spec.align_corners if align_corners is None else bool(align_corners)
         require(classes is None or len(classes) == num_classes, f"classes must have {num_classes} names", classes)
         require(palette is None or len(palette) == num_classes, f"palette must have {num_classes} colours", palette)
         if aspp_rates is None:
-            aspp_rates = (1, *(rate * 8 // output_stride for rate in (12, 24, 36)))
+            aspp_rates = (max(1, rate * 8 // output_stride) for rate in spec.aspp_rates)
         aspp_rates = tuple(map(index, aspp_rates))
         multi_grid = None if multi_grid is None else tuple(map(index, multi_grid))
         widths = backbone_widths(backbone, base_channels=base_channels, stem_channels=stem_channels)
@@ -141,12 +152,19 @@ class DeepLab(keras.Model):
 
         with default_dtype(policy), nullcontext() if norms else without_norms():
             images = keras.Input((None, None, 3), name="images", dtype=at_least_float32(policy.variable_dtype))
-            x = Normalize(name="normalize")(images)
+            x = Normalize(spec.mean, spec.std, name="normalize")(images)
             features = spec.build(x, output_stride=output_stride, multi_grid=multi_grid, **widths)
-            x = aspp(features[3], aspp_channels, aspp_rates, separable=self.has_decoder, align_corners=align_corners)
-            if self.has_decoder:
-                x = decoder(x, features[0], aspp_channels, low_level_channels, align_corners=align_corners)
-            scores = classifier(x, outputs_per_pixel, dropout, name="decode_head")
+            scores = HEADS[spec.head](
+                features,
+                outputs_per_pixel,
+                channels=aspp_channels,
+                rates=aspp_rates,
+                cell=dense_prediction_cell,
+                low_level_channels=low_level_channels,
+                output_stride=output_stride,
+                dropout=dropout,
+                align_corners=align_corners,
+            )
             outputs = ResizeLike(align_corners, name="logits", dtype=logits_dtype)([scores, images])
             if auxiliary_head:
                 x = auxiliary(features[2], auxiliary_channels)
@@ -170,6 +188,7 @@ class DeepLab(keras.Model):
             output_stride=output_stride,
             multi_grid=multi_grid,
             aspp_rates=aspp_rates,
+            dense_prediction_cell=bool(dense_prediction_cell),
             **widths,
             aspp_channels=aspp_channels,
             auxiliary_channels=auxiliary_channels,

@@ -17,6 +17,7 @@ __all__ = [
     "AtrousDepthwiseConv2D",
     "BatchNorm",
     "ChannelDropout",
+    "Dropout",
     "GlobalMean",
     "Normalize",
     "ResizeLike",
@@ -25,7 +26,7 @@ __all__ = [
     "interpolation_matrix",
 ]
 
-# The mean and the standard deviation over ImageNet of R, G and B, of 0..255. All released models use them.
+# The mean and the standard deviation over ImageNet of R, G and B, of 0..255. All of OpenMMLab's models use them.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
@@ -127,8 +128,8 @@ class AtrousDepthwiseConv2D(keras.layers.DepthwiseConv2D):
 
     def call(self, inputs):
         down, across = self.dilation_rate
-        if self.strides == (1, 1) and down == across and self.depth_multiplier == 1:
-            outputs = fast.depthwise_conv2d(inputs, self.kernel, down)
+        if self.strides == (1, 1) and self.depth_multiplier == 1:
+            outputs = fast.depthwise_conv2d(inputs, self.kernel, down if down == across else (down, across))
         else:  # padded here: TensorFlow's own explicit padding aborts the process in graphs with unknown shapes
             options = dict(strides=self.strides, dilation_rate=self.dilation_rate, data_format="channels_last")
             outputs = ops.depthwise_conv(_padded(inputs, self), self.kernel, padding="valid", **options)
@@ -260,15 +261,11 @@ def _is_one_tensorflow_replica():
     return keras.backend.backend() == "tensorflow" and over_replicas() is None
 
 
-@serializable
-class ChannelDropout(keras.layers.SpatialDropout2D):
-    """Dropout of whole channels (PyTorch's Dropout2d) that continues its random sequence after saving and loading.
+class _KeepsSeed:
+    """A dropout layer that continues its random sequence after saving and loading.
 
     Keras gives every loaded dropout layer a new seed. A resumed training run would then differ from one that never stopped.
     """
-
-    def __init__(self, rate, **kwargs):
-        super().__init__(rate, **{**kwargs, "data_format": "channels_last"})
 
     def save_own_variables(self, store):
         if self.rate > 0:
@@ -280,20 +277,41 @@ class ChannelDropout(keras.layers.SpatialDropout2D):
 
 
 @serializable
-class Normalize(keras.layers.Layer):
-    """RGB of 0..255 to zero mean and unit variance over ImageNet, (x - mean) / std; computed in float32 or float64."""
+class ChannelDropout(_KeepsSeed, keras.layers.SpatialDropout2D):
+    """Dropout of whole channels (PyTorch's Dropout2d) that continues its random sequence after saving and loading."""
 
-    def __init__(self, **kwargs):
+    def __init__(self, rate, **kwargs):
+        super().__init__(rate, **{**kwargs, "data_format": "channels_last"})
+
+
+@serializable
+class Dropout(_KeepsSeed, keras.layers.Dropout):
+    """Dropout of single values that continues its random sequence after saving and loading."""
+
+
+@serializable
+class Normalize(keras.layers.Layer):
+    """RGB of 0..255 less a mean, over a deviation; computed in float32 or float64.
+
+    Args:
+        mean, std: of R, G and B. Default those over ImageNet.
+    """
+
+    def __init__(self, mean=MEAN, std=STD, **kwargs):
         super().__init__(autocast=False, **kwargs)
+        self.mean, self.std = tuple(mean), tuple(std)
 
     def call(self, images):
         dtype = at_least_float32(self.variable_dtype)
         x = ops.cast(images, dtype)
-        x = (x - np.array(MEAN, dtype)) / np.array(STD, dtype)
+        x = (x - np.array(self.mean, dtype)) / np.array(self.std, dtype)
         return ops.cast(x, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "mean": self.mean, "std": self.std}
 
 
 @serializable

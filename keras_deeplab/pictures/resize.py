@@ -27,6 +27,32 @@ def fit_in_box(height, width, long_side, short_side):
     return tuple(tf.maximum(tf.cast(side * scale + 0.5, tf.int32), 1) for side in (h, w))
 
 
+def fit_in_steps(height, width, long_side, short_side, step):
+    """As `fit_in_box`, with sides that are a multiple of `step` plus one, rounded as DeepLab's authors do.
+
+    The short side becomes that of the box unless the long side would then be too long, which becomes that of the box, or the
+    next lower multiple plus one. Sides are rounded down to pixels, then up to a multiple plus one.
+
+    Source: `resize_to_range` in tensorflow/models, research/deeplab/core/preprocess_utils.py. It computes in float32.
+    """
+    h, w = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+    longest = tf.cast(long_side - (long_side - 1) % step, tf.float32)
+
+    def sides(scale):
+        return tf.stack([tf.cast(tf.floor(side * scale), tf.int32) for side in (h, w)])
+
+    large = sides(tf.cast(short_side, tf.float32) / tf.minimum(h, w))
+    is_too_long = tf.cast(tf.reduce_max(large), tf.float32) > longest
+    size = tf.maximum(tf.where(is_too_long, sides(longest / tf.maximum(h, w)), large), 1)
+    return tuple(tf.unstack(size + (step - (size - 1) % step) % step))
+
+
+def resize_aligned(image, height, width):
+    """Resizes a float32 picture (H, W, C) by bilinear interpolation that keeps the corners in place."""
+    resized = tf.raw_ops.ResizeBilinear(images=image[None], size=tf.stack([height, width]), align_corners=True)[0]
+    return tf.ensure_shape(resized, [None, None, image.shape[-1]])
+
+
 def resize_uint8(image, height, width):
     """Resizes a picture by bilinear interpolation, bit for bit as `cv2.resize`.
 

@@ -2,8 +2,17 @@
 
 import tensorflow as tf
 
-from keras_deeplab.inference.segment import BAND_VALUES, WINDOW_PIXELS, band_scores, combined, labels_of, window_starts
-from keras_deeplab.pictures.resize import fit_in_box, resize_uint8
+from keras_deeplab.inference.segment import (
+    BAND_VALUES,
+    WINDOW_PIXELS,
+    band_scores,
+    combined,
+    labels_of,
+    pad_with_mean,
+    padded_extent,
+    window_starts,
+)
+from keras_deeplab.pictures.resize import resize_aligned, resize_uint8
 
 
 def fixed_protocol(network, height, width, *, at_once=None):
@@ -22,10 +31,12 @@ def fixed_protocol(network, height, width, *, at_once=None):
     """
     protocol = network.protocol
     box = protocol.resize or (max(height, width), min(height, width))
-    extent = [int(side) for side in fit_in_box(height, width, *box)]
+    extent = [int(side) for side in padded_extent(protocol, height, width, *box)]
     _, rows, columns = network.view(tf.zeros([height, width, 3], tf.uint8), *box, False)
     rows, columns = rows.numpy(), columns.numpy()  # constants: they depend on the size only
     window, starts = extent, [[0], [0]]
+    if protocol.pad:
+        window = [max(side, least) for side, least in zip(extent, protocol.pad, strict=True)]
     if protocol.mode == "slide":
         window = [min(crop, side) for crop, side in zip(protocol.crop, extent, strict=True)]
         starts = [window_starts(*axis).numpy() for axis in zip(extent, protocol.crop, protocol.stride, strict=True)]
@@ -36,7 +47,12 @@ def fixed_protocol(network, height, width, *, at_once=None):
 
     def run(picture, return_scores):
         picture = tf.ensure_shape(picture, [height, width, 3])
-        if extent != [height, width]:
+        if protocol.pad:
+            picture = tf.cast(picture, tf.float32)
+            if extent != [height, width]:
+                picture = resize_aligned(picture, *extent)
+            picture = tf.ensure_shape(pad_with_mean(picture, window, network.mean), [*window, 3])
+        elif extent != [height, width]:
             picture = tf.ensure_shape(resize_uint8(picture, *extent), [*extent, 3])
         windows = [picture[top : top + window[0], left : left + window[1]] for top, left in corners]
         scores = [

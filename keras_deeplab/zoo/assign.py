@@ -1,27 +1,51 @@
 """Released tensors in, a model with these weights out. Every tensor must be used and every variable set."""
 
 import re
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
 from keras_deeplab.networks.backbones.mobilenet_v2 import BLOCKS as MOBILENET_V2
 from keras_deeplab.networks.backbones.mobilenet_v2 import divisible
-from keras_deeplab.networks.layers import AtrousDepthwiseConv2D
 
 # A tensor's name is LAYER.PARAMETER. {PyTorch's name of a parameter: Keras's}, for both kinds of layers.
 NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 CONVOLUTION = {"weight": "kernel", "bias": "bias"}
+
+
+class Names(NamedTuple):
+    """How a kind of files names the tensors: LAYER, a separator, PARAMETER.
+
+    Attributes:
+        separator: stands in place of the dashes of a layer's name, and before the parameter.
+        norm, convolution: {name of a parameter: Keras's name}, for both kinds of layers.
+        torch_layout: whether kernels have PyTorch's axes and not Keras's.
+    """
+
+    separator: str
+    norm: dict[str, str]
+    convolution: dict[str, str]
+    torch_layout: bool
+
+
+PYTORCH = Names(".", NORM, CONVOLUTION, torch_layout=True)
+TENSORFLOW = Names(
+    "/",
+    {name: name for name in NORM.values()},
+    {"weights": "kernel", "depthwise_weights": "kernel", "biases": "bias"},
+    torch_layout=False,
+)
 # What files hold beside the layers: counters, the normalisation of pictures, and weights of losses.
 NO_LAYER = re.compile(r"(.+\.)?num_batches_tracked|data_preprocessor\.(mean|std)|(decode|auxiliary)_head\.loss_\w+\..+")
 MAX_NAMES = 8  # how many names an error message lists
 
 
-def assign(model, tensors, *, fresh=(), source="The file"):
-    """Sets every variable of `model` from PyTorch tensors.
+def assign(model, tensors, *, fresh=(), source="The file", names=PYTORCH):
+    """Sets every variable of `model` from the tensors of a file.
 
     A tensor's name is the layer's name, with dots in place of dashes, and the parameter's: `backbone.layer1.0.conv1.weight`
-    is the kernel of `backbone-layer1-0-conv1`. Convolution kernels are transposed from (out, in, height, width).
+    is the kernel of `backbone-layer1-0-conv1`. PyTorch's convolution kernels are transposed from (out, in, height, width).
 
     Args:
         model: a `DeepLabV3` or `DeepLabV3Plus` with norms.
@@ -29,6 +53,7 @@ def assign(model, tensors, *, fresh=(), source="The file"):
             `num_batches_tracked`, `data_preprocessor.*` and the buffers of losses are always ignored.
         fresh: names of layers that keep the weights they have; the tensors for them are ignored.
         source: where the tensors come from, for error messages.
+        names: how the file names them, a `Names`. Default `PYTORCH`.
 
     Returns:
         names of the ignored tensors.
@@ -42,8 +67,8 @@ def assign(model, tensors, *, fresh=(), source="The file"):
     unfilled = {(name, variable.name) for name, layer in layers.items() for variable in layer.weights}
     ignored, without_layer, wrong_shapes, assignments = [], [], [], []
     for name, array in tensors.items():
-        module, _, parameter = name.rpartition(".")
-        layer_name = module.replace(".", "-")
+        module, _, parameter = name.rpartition(names.separator)
+        layer_name = module.replace(names.separator, "-")
         if (
             NO_LAYER.fullmatch(name)
             or layer_name in fresh
@@ -52,24 +77,25 @@ def assign(model, tensors, *, fresh=(), source="The file"):
             ignored.append(name)
             continue
         layer = layers.get(layer_name)
-        variable_names = NORM if isinstance(layer, keras.layers.BatchNormalization) else CONVOLUTION
+        variable_names = names.norm if isinstance(layer, keras.layers.BatchNormalization) else names.convolution
         if layer is None or (layer_name, variable_names.get(parameter)) not in unfilled:
             without_layer.append(name)
             continue
         variable = getattr(layer, variable_names[parameter])
-        axes = axes_to_keras(array, layer)
+        axes = axes_to_keras(array, layer) if names.torch_layout else tuple(range(array.ndim))
         if tuple(array.shape[axis] for axis in axes) != tuple(variable.shape):
-            wrong_shapes.append(f"{name} {tuple(array.shape)}, not {to_torch_shape(variable, layer)}")
+            shape = to_torch_shape(variable, layer) if names.torch_layout else tuple(variable.shape)
+            wrong_shapes.append(f"{name} {tuple(array.shape)}, not {shape}")
         assignments.append((variable, array, axes))
         unfilled.discard((layer_name, variable_names[parameter]))
     problems = [
-        f"{len(names)} {problem}: {', '.join(names[:MAX_NAMES])}{', ...' if len(names) > MAX_NAMES else ''}"
-        for problem, names in [
+        f"{len(listed)} {problem}: {', '.join(listed[:MAX_NAMES])}{', ...' if len(listed) > MAX_NAMES else ''}"
+        for problem, listed in [
             ("tensors without a layer in the network", without_layer),
             ("variables without a tensor", sorted(f"{layer}/{variable}" for layer, variable in unfilled)),
             ("tensors of a wrong shape", wrong_shapes),
         ]
-        if names
+        if listed
     ]
     if problems:
         raise ValueError(
@@ -79,7 +105,7 @@ def assign(model, tensors, *, fresh=(), source="The file"):
     # TensorFlow transposes on all cores. JAX would compile a function for each shape.
     transpose = keras.ops.transpose if keras.backend.backend() == "tensorflow" else np.transpose
     for variable, array, axes in assignments:
-        variable.assign(transpose(array, axes) if len(axes) > 1 else array)
+        variable.assign(transpose(array, axes) if axes != tuple(range(len(axes))) else array)
     return ignored
 
 
@@ -87,7 +113,7 @@ def axes_to_keras(array, layer):
     """PyTorch's axes in Keras's order: kernels (height, width, in, out), depthwise ones (height, width, channels, 1)."""
     if array.ndim != 4:
         return tuple(range(array.ndim))
-    return (2, 3, 0, 1) if isinstance(layer, AtrousDepthwiseConv2D) else (2, 3, 1, 0)
+    return (2, 3, 0, 1) if isinstance(layer, keras.layers.DepthwiseConv2D) else (2, 3, 1, 0)
 
 
 def to_torch(model):
@@ -99,7 +125,9 @@ def to_torch(model):
         for variable in layer.weights:
             array = keras.ops.convert_to_numpy(variable)
             if array.ndim == 4:
-                array = array.transpose((2, 3, 0, 1) if isinstance(layer, AtrousDepthwiseConv2D) else (3, 2, 0, 1))
+                array = array.transpose(
+                    (2, 3, 0, 1) if isinstance(layer, keras.layers.DepthwiseConv2D) else (3, 2, 0, 1)
+                )
             tensors[f"{layer.name.replace('-', '.')}.{parameters[variable.name]}"] = np.ascontiguousarray(array)
     return tensors
 

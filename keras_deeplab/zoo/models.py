@@ -47,7 +47,8 @@ class Presets:
                 such as `"r101_cityscapes"`: the model with the highest published mIoU of that backbone and data set.
             weights: a file to load in place of the released one. Either a `.pth` or safetensors file, released or of your
                 own mmsegmentation run (the widths and the number of classes follow its shapes, the class names its
-                metadata), or a `.keras` file. Default None.
+                metadata), or a `.keras` file. For a model of DeepLab's authors, a TensorFlow checkpoint (`model.ckpt-30000`),
+                also of your own run, a frozen graph (`.pb`) or a `.tar.gz` of them. Default None.
             num_classes: the number of your own classes. If it differs from that of the file, the classifiers start from
                 random weights, all other weights are loaded, and a warning says so. Default None, the number of the file.
             out_channels: 1 for a single output that tells two classes apart by its sigmoid; the number of classes for an
@@ -63,8 +64,8 @@ class Presets:
             dtype: dtype policy, such as `"mixed_bfloat16"`. Default None: Keras's global policy, or that of a `.keras` file.
             sha256: SHA-256 in hex that the file must have. Default None, no check.
             load_weights: False builds the network with random weights and needs no file. Default True.
-            ema: whether to take the other set of weights that an EMA hook keeps in a `.pth` file; see `load_checkpoint`.
-                Default False, the weights that mmsegmentation tests with.
+            ema: whether to take the other set of weights that an EMA hook keeps in a `.pth` file (see `load_checkpoint`), or
+                the moving averages in a TensorFlow checkpoint. Default False, the weights that the original tests with.
 
         Returns:
             A model of this class: RGB 0..255 (N, H, W, 3) in, float32 logits (N, H, W, classes) out.

@@ -4,22 +4,83 @@ import json
 import os
 import warnings
 import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
 import keras
 import numpy as np
 
-from keras_deeplab.catalog import rows
+from keras_deeplab.catalog import authors, openmmlab, rows
 from keras_deeplab.catalog.datasets import DATASETS
-from keras_deeplab.catalog.openmmlab import IMAGENET
-from keras_deeplab.networks.backbones import OUTPUT_STRIDES
+from keras_deeplab.catalog.protocol import Protocol
+from keras_deeplab.networks.backbones import BACKBONES, OUTPUT_STRIDES
 from keras_deeplab.networks.initializers import TooManyNumbers, he_normal, kernels_start_as_zeros
 from keras_deeplab.networks.layers import MEAN, STD
-from keras_deeplab.zoo.assign import architecture, assign
+from keras_deeplab.zoo.assign import PYTORCH, TENSORFLOW, Names, architecture, assign
 from keras_deeplab.zoo.fetch import fetch, sha256_of
+from keras_deeplab.zoo.formats import tensorflow_checkpoint
 from keras_deeplab.zoo.formats.checkpoint import read_checkpoint
 from keras_deeplab.zoo.one_output import THRESHOLD, threshold_in, two_classes
+
+
+@dataclass(frozen=True)
+class Format:
+    """How the files of a source of rows are read.
+
+    Attributes:
+        read: a function (path, *, ema=False) -> `Checkpoint`. It raises `ValueError` for another kind of file.
+        architecture: a function of the tensors; see `keras_deeplab.zoo.assign.architecture`.
+        names: how the files name the tensors.
+        classifiers: names of the layers whose shapes follow the number of classes.
+        imagenet: {name: URL} of weights of backbones.
+        backbone, head: what tensors of a backbone and of a DeepLab's head begin with.
+        not_backbone: what the tensors of a backbone's file may begin with beside the backbone's.
+        example: a few names of tensors, for error messages.
+        made_by: who writes such files, for error messages.
+    """
+
+    read: Callable
+    architecture: Callable
+    names: Names
+    classifiers: tuple[str, ...]
+    imagenet: dict[str, str]
+    backbone: tuple[str, ...]
+    head: tuple[str, ...]
+    not_backbone: tuple[str, ...]
+    example: str
+    made_by: str
+
+
+FORMATS = {  # {`Row.source`: format}
+    openmmlab.Row.source: Format(
+        read_checkpoint,
+        architecture,
+        PYTORCH,
+        ("decode_head-conv_seg", "auxiliary_head-conv_seg"),
+        openmmlab.IMAGENET,
+        ("layer1.0.",),
+        ("decode_head.",),
+        ("fc.", "head.", "conv2."),  # classifiers, and MobileNetV2's last convolution, to 1280 channels
+        "mmsegmentation's names (backbone.layer1.0..., decode_head.conv_seg...)",
+        "mmsegmentation",
+    ),
+    authors.SOURCE: Format(
+        tensorflow_checkpoint.read_checkpoint,
+        tensorflow_checkpoint.architecture,
+        TENSORFLOW,
+        (*tensorflow_checkpoint.CLASSIFIERS, "auxiliary_head-conv_seg"),
+        authors.IMAGENET,
+        tuple(f"{root}/" for root in tensorflow_checkpoint.BACKBONES),
+        ("logits/semantic/",),
+        tensorflow_checkpoint.IMAGENET_CLASSIFIERS,
+        "the names of the authors' TensorFlow code (xception_65/... or MobilenetV2/..., logits/semantic/...)",
+        "the authors' TensorFlow code",
+    ),
+}
+HEADS = {openmmlab.Row.source: "openmmlab", authors.SOURCE: "authors"}  # {`Row.source`: `Backbone.head`}
+CLASSIFIERS = tuple(name for kind in FORMATS.values() for name in kind.classifiers)
 
 
 def describe(row):
@@ -27,7 +88,8 @@ def describe(row):
     return {
         "name": row.name,
         "description": f"{row.class_name}, {row.backbone} backbone, output stride {row.output_stride}, trained on "
-        f"{DATASETS[row.dataset].title} crops of {row.crop[0]}x{row.crop[1]}, {row.iterations} steps",
+        f"{DATASETS[row.dataset].title} crops of {row.crop[0]}x{row.crop[1]}"
+        + (f", {row.iterations} steps" if row.iterations else ""),
         "class_name": row.class_name,
         "source": row.source,
         "backbone": row.backbone,
@@ -62,19 +124,23 @@ def load_preset(cls, preset, *, weights, sha256, load_weights, ema, **options):
             )
         return build(cls, config, **options)
 
-    path = Path(weights).expanduser() if weights is not None else fetch(row.url, check=read_checkpoint)
-    if not path.is_file():
+    kind = FORMATS[row.source]
+    path = Path(weights).expanduser() if weights is not None else fetch(row.url, check=kind.read)
+    if not path.is_file() and not Path(f"{path}.index").is_file():  # TensorFlow's files are named by their beginning
         raise FileNotFoundError(
-            f"weights must be the path of a .pth or .keras file. Received: {str(path)!r}, where there is no file."
+            "weights must be the path of a .pth, .safetensors or .keras file or, for a model of DeepLab's authors, of a "
+            f"TensorFlow checkpoint, .pb or .tar.gz. Received: {str(path)!r}, where there is no file."
         )
+    if sha256 is not None and not path.is_file():
+        raise ValueError(f"sha256= is for a single file. Received: the checkpoint {path.name}. Leave sha256= out.")
     if sha256 is not None and (digest := sha256_of(path)) != sha256.lower():
         raise ValueError(
             f"The SHA-256 of {path.name} must be {sha256.lower()}. Received: {digest}. Correct sha256=, or replace the file."
         )
-    if is_keras_file(path):
+    if path.is_file() and is_keras_file(path):
         return from_keras_file(cls, path, **options)
 
-    checkpoint = read_checkpoint(path, ema=ema)
+    checkpoint = kind.read(path, ema=ema)
     config |= config_from_file(cls, row, path.name, checkpoint, own=weights is not None)
     numbers = sum(array.size for array in checkpoint.tensors.values())
     try:
@@ -85,9 +151,9 @@ def load_preset(cls, preset, *, weights, sha256, load_weights, ema, **options):
             f"{path.name} must hold the weights of the network that the shapes of its tensors describe. Received: {numbers} "
             "numbers, too few for this network. Download the file again, or use another one."
         ) from error
-    has_auxiliary = any(name.startswith("auxiliary_head.") for name in checkpoint.tensors)
+    has_auxiliary = any(name.startswith(f"auxiliary_head{kind.names.separator}") for name in checkpoint.tensors)
     fresh = fresh_layers(model, config, has_auxiliary, path.name)
-    assign(model, checkpoint.tensors, fresh=fresh, source=path.name)
+    assign(model, checkpoint.tensors, fresh=fresh, source=path.name, names=kind.names)
     return model
 
 
@@ -136,8 +202,10 @@ def at_output_stride(config, output_stride):
     def scale(rate):
         return max(1, rate * config["output_stride"] // output_stride)
 
-    rates, multi_grid = config.get("aspp_rates"), config["multi_grid"]
+    rates, multi_grid, protocol = config.get("aspp_rates"), config["multi_grid"], config["protocol"]
+    protocol = protocol if isinstance(protocol, Protocol) else Protocol.from_dict(protocol)  # as a file has it
     return {
+        "protocol": replace(protocol, step=output_stride) if protocol.step else protocol,
         "output_stride": output_stride,
         "aspp_rates": (rates[0], *map(scale, rates[1:])) if rates else None,  # the first is the 1x1 convolution
         "multi_grid": tuple(map(scale, multi_grid)) if multi_grid else None,
@@ -160,6 +228,7 @@ def config_from_file(cls, row, name, checkpoint, own):
     Raises:
         ValueError: if the file holds no DeepLab's weights, or those of another class or backbone.
     """
+    kind = FORMATS[row.source]
     empty = [key for key, array in checkpoint.tensors.items() if not array.size]
     if empty:  # their shapes may claim any width
         raise ValueError(
@@ -167,24 +236,27 @@ def config_from_file(cls, row, name, checkpoint, own):
             "Download the file again, or use another one."
         )
     check_normalisation(checkpoint.tensors, name)
-    class_and_config = architecture(checkpoint.tensors)
+    class_and_config = kind.architecture(checkpoint.tensors)
     if class_and_config is None:
         raise ValueError(
-            f"{name} must hold weights of DeepLabV3 or DeepLabV3+ under mmsegmentation's names (backbone.layer1.0..., "
-            f"decode_head.conv_seg...). Received: {', '.join(list(checkpoint.tensors)[:5])}, ... "
-            "Give the file of a model that mmsegmentation trained."
+            f"{name} must hold weights of DeepLabV3 or DeepLabV3+ under {kind.example}. "
+            f"Received: {', '.join(list(checkpoint.tensors)[:5])}, ... "
+            f"Give the file of a model that {kind.made_by} trained."
         )
     class_name, config = class_and_config
-    expected, received = f"{cls.__name__} on {row.backbone}", f"{class_name} on {config['backbone']}"
+    parts = {key: value for key, value in row.architecture.items() if key in config and key != "num_classes"}
+    expected = network_text(cls.__name__, parts)
+    received = network_text(class_name, {key: config[key] for key in parts})
     if expected != received:
         raise ValueError(
             f"{name} must hold the network of {row.name}, {expected}. Received: {received}. "
             "Name a preset of this class and backbone, or give another file."
         )
-    if checkpoint.tensors["decode_head.conv_seg.weight"].shape[1:] != (config["aspp_channels"], 1, 1):
+    classifier = checkpoint.tensors.get("decode_head.conv_seg.weight")  # in OpenMMLab's files
+    if classifier is not None and classifier.shape[1:] != (config["aspp_channels"], 1, 1):
         raise ValueError(
             f"decode_head.conv_seg.weight of {name} must have shape (outputs, {config['aspp_channels']}, 1, 1). Received: "
-            f"{checkpoint.tensors['decode_head.conv_seg.weight'].shape}. Use the file of such a network."
+            f"{classifier.shape}. Use the file of such a network."
         )
     count = config["num_classes"]
     meta = checkpoint.meta.get("dataset_meta")
@@ -204,6 +276,12 @@ def config_from_file(cls, row, name, checkpoint, own):
         rgb = own and isinstance(colours, (list, tuple)) and all(is_list_of(c, (int, np.integer), 3) for c in colours)
         config["palette"] = colours if rgb and len(colours) == count else row.palette if same_classes else None
     return config
+
+
+def network_text(class_name, parts):
+    """A network in words: its class, its backbone, and the arguments that tell it from others."""
+    others = ", ".join(f"{key}={value}" for key, value in sorted(parts.items()) if key != "backbone")
+    return f"{class_name} on {parts['backbone']}" + (f" with {others}" if others else "")
 
 
 def is_list_of(value, kind, length):
@@ -249,7 +327,7 @@ def fresh_layers(model, config, has_auxiliary, name):
             f"{name} has {counts}: the classifiers start from random weights, all other weights come from the file.",
             stacklevel=4,
         )
-        fresh += ("decode_head-conv_seg", "auxiliary_head-conv_seg")
+        fresh += CLASSIFIERS
     return fresh
 
 
@@ -305,13 +383,19 @@ def copy_weights(source, model, fresh):
             layer.set_weights(source_layers[layer.name].get_weights())
 
 
-def has_backbone_only(path):
-    """Whether a file holds the weights of a backbone, as ImageNet's do, without those of a DeepLab's head."""
-    if is_keras_file(path):
+def has_backbone_only(path, row=None):
+    """Whether a file holds the weights of a backbone, as ImageNet's do, without those of a DeepLab's head.
+
+    Args:
+        path: of the file.
+        row: of whose source the file is. Default None, OpenMMLab's.
+    """
+    if Path(path).is_file() and is_keras_file(path):
         return False
-    names = read_checkpoint(path).tensors.keys()
-    has_backbone = any(name.removeprefix("backbone.").startswith("layer1.0.") for name in names)
-    return has_backbone and not any(name.startswith("decode_head.") for name in names)
+    kind = FORMATS[row.source if row else openmmlab.Row.source]
+    names = kind.read(path).tensors.keys()
+    has_backbone = any(name.removeprefix("backbone.").startswith(kind.backbone) for name in names)
+    return has_backbone and not any(name.startswith(kind.head) for name in names)
 
 
 def require_same_layers(model, path):
@@ -333,11 +417,6 @@ def require_same_layers(model, path):
         )
 
 
-# The beginnings of the names of tensors in ImageNet's files that are behind the backbone: classifiers, and MobileNetV2's last
-# convolution, to 1280 channels.
-BEHIND_BACKBONE = ("fc.", "head.", "conv2.")
-
-
 def load_backbone(model: keras.Model, weights: str | os.PathLike) -> None:
     """Sets the weights of a model's backbone to ImageNet weights, from which training can start.
 
@@ -345,21 +424,26 @@ def load_backbone(model: keras.Model, weights: str | os.PathLike) -> None:
         model: a `DeepLabV3` or `DeepLabV3Plus`. Its other layers do not change.
         weights: `"resnet18_v1c"`, `"resnet50_v1c"` or `"resnet101_v1c"` for backbones with three convolutions as their stem;
             torchvision's `"resnet18"`, `"resnet50"` or `"resnet101"` for "r18b", "r50b" or "r101b"; `"resnest101"` for
-            "s101"; `"mobilenet_v2"` for "mobilenetv2"; or the path of such a file: bare tensors, or `backbone.*` beside the
-            layers of another head, as mmpretrain and training runs have them.
+            "s101"; `"mobilenet_v2"` for "mobilenetv2"; the authors'
+            `"xception_41_imagenet"`, `"xception_65_imagenet"`, `"xception_65_imagenet_coco"`, `"xception_71_imagenet"` or
+            `"mobilenet_v2_1.0_224"` for their networks; or the path of such a file: bare tensors, or `backbone.*` beside the
+            layers of another head, as mmpretrain and training runs have them. Of a whole model's file the backbone is taken.
 
     Raises:
         ValueError: if the file lacks weights of the backbone, or holds tensors that neither the backbone nor the layers
             behind it that classify ImageNet's pictures have.
         FileNotFoundError: if the file is not in the cache and cannot be downloaded.
     """
-    path = fetch(IMAGENET[weights], check=read_checkpoint) if weights in IMAGENET else Path(weights).expanduser()
-    tensors = read_checkpoint(path).tensors
-    if any(name.startswith("backbone.") for name in tensors):  # of mmpretrain, or an own training run
-        tensors = {name: array for name, array in tensors.items() if name.startswith("backbone.")}
+    backbone = BACKBONES[model.get_config()["backbone"]]
+    kind = next(kind for source, kind in FORMATS.items() if HEADS[source] == backbone.head)
+    path = fetch(kind.imagenet[weights], check=kind.read) if weights in kind.imagenet else Path(weights).expanduser()
+    tensors = kind.read(path).tensors
+    start = backbone.prefix.replace("-", kind.names.separator)  # OpenMMLab's files leave it out
+    if any(name.startswith(start) for name in tensors):  # it may be the file of a whole model
+        tensors = {name: array for name, array in tensors.items() if name.startswith(start)}
     else:
-        tensors = {f"backbone.{name}": array for name, array in tensors.items()}
-    behind = tuple(f"backbone.{name}" for name in BEHIND_BACKBONE)
+        tensors = {start + name: array for name, array in tensors.items()}
+    behind = tuple(f"{begin}{part}" for part in kind.not_backbone for begin in ("", start))
     tensors = {name: array for name, array in tensors.items() if not name.startswith(behind)}
-    fresh = {layer.name for layer in model.layers if not layer.name.startswith("backbone-")}
-    assign(model, tensors, fresh=fresh, source=path.name)
+    fresh = {layer.name for layer in model.layers if not layer.name.startswith(backbone.prefix)}
+    assign(model, tensors, fresh=fresh, source=path.name, names=kind.names)

@@ -12,14 +12,14 @@ from support.narrow import drawn
 
 import keras_deeplab as kd
 from keras_deeplab import recipes
-from keras_deeplab.catalog import rows
+from keras_deeplab.catalog import authors, openmmlab, rows
 from keras_deeplab.training import losses, optimizers
 
 GOLDEN = json.loads((support.GOLDEN / "recipes.json").read_text())
 FACTS = {row[0]: dict(zip(GOLDEN["columns"], row, strict=True)) for row in GOLDEN["rows"]}
 
 
-@pytest.mark.parametrize("name", rows.ROWS)
+@pytest.mark.parametrize("name", openmmlab.ROWS)
 def test_recipes_hold_the_rows_facts(name):
     recipe, expected = recipes.find(name), dict(FACTS[name])
     assert expected.pop("name") == recipe.row.name
@@ -118,3 +118,13 @@ def test_losses_are_named_and_summed():
     assert one.loss.parts[0].use_sigmoid is True and isinstance(one.loss.parts[1], losses.FocalLoss)
     with pytest.raises(ValueError, match="one of cross-entropy, dice, focal. Received: hinge"):
         recipes.find(name).compile(model, loss={"hinge": 1.0})
+
+
+@pytest.mark.parametrize("name", authors.ROWS)
+def test_the_authors_recipes_follow_their_instructions(name):
+    recipe = recipes.find(name)
+    steps = {"voc12aug": 30_000, "cityscapes": 90_000, "ade20k": 150_000}[recipe.row.dataset]
+    crop = (769, 769) if recipe.row.dataset == "cityscapes" else (513, 513)
+    assert (recipe.steps, recipe.crop, recipe.batch, recipe.learning_rate) == (steps, crop, 16, 0.007)
+    assert (recipe.weight_decay, recipe.auxiliary_head) == (4e-5, False)
+    assert recipe.num_classes == recipe.row.num_classes - ("ade20k" in name)  # labels have no number for "no class"

@@ -10,7 +10,7 @@ from support import GOLDEN
 from support.narrow import build, tensor_shapes, tensors
 
 import keras_deeplab as kd
-from keras_deeplab.catalog import rows
+from keras_deeplab.catalog import openmmlab, rows
 from keras_deeplab.networks.backbones import BACKBONES
 from keras_deeplab.zoo.assign import architecture, assign, mobilenet_v2
 
@@ -22,7 +22,7 @@ ROW_OF_SHAPES = {digest: name for name, digest in SHAPES.items()}  # one row for
 
 
 def test_released_tensors_come_in_43_sets():
-    assert len(ROW_OF_SHAPES) == 43 and set(SHAPES) == set(rows.ROWS)
+    assert len(ROW_OF_SHAPES) == 43 and set(SHAPES) == set(openmmlab.ROWS)
 
 
 @pytest.mark.parametrize("name", ROW_OF_SHAPES.values())

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from keras_deeplab.networks.backbones.mobilenet_v2 import atrous_mobilenet_v2
+from keras_deeplab.networks.backbones.mobilenet_v2_tf import mobilenet_v2
 from keras_deeplab.networks.backbones.resnest import BLOCKS as RESNEST_BLOCKS
 from keras_deeplab.networks.backbones.resnest import atrous_resnest
 from keras_deeplab.networks.backbones.resnet import BLOCKS, atrous_resnet
+from keras_deeplab.networks.backbones.xception import MIDDLE_FLOW, xception
+from keras_deeplab.networks.layers import MEAN, STD
 
 OUTPUT_STRIDES = (8, 16, 32)
 
@@ -30,6 +33,11 @@ class Backbone:
         aspp_channels: width of each branch of ASPP.
         low_level_channels: channels that DeepLabV3+'s decoder reduces the first stage's features to.
         auxiliary_channels: width of the auxiliary head.
+        head: "openmmlab" or "authors", whose head the released models with this backbone have.
+        aspp_rates: atrous rates of ASPP's branches at output stride 8, in pixels of the last stage.
+        align_corners: how the released models resize; see `DeepLab`.
+        mean, std: of R, G and B (0..255), by which pictures are normalised.
+        prefix: the beginning of the names of the backbone's layers.
     """
 
     build: Callable
@@ -38,6 +46,12 @@ class Backbone:
     aspp_channels: int = 512
     low_level_channels: int = 48
     auxiliary_channels: int = 256
+    head: str = "openmmlab"
+    aspp_rates: tuple[int, ...] = (1, 12, 24, 36)
+    align_corners: bool = False
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
+    prefix: str = "backbone-"
 
 
 STEMS = {"": "v1c", "b": "b"}  # {end of a ResNet's name: its stem}
@@ -64,3 +78,20 @@ BACKBONES = (
         "mobilenetv2": Backbone(atrous_mobilenet_v2, {"base_channels": 32}, last_blocks=1),
     }
 )
+
+# The authors' own networks (TensorFlow): pictures of -1..1, and heads of 256 channels.
+AUTHORS = dict(aspp_channels=256, head="authors", align_corners=True, mean=(127.5,) * 3, std=(127.5,) * 3)
+MOBILENET = dict(aspp_rates=(1,), prefix="MobilenetV2-")  # its heads have no atrous branches
+
+BACKBONES |= {
+    f"xception{depth}": Backbone(
+        partial(xception, depth=depth),
+        {"base_channels": 64, "stem_channels": 64},
+        last_blocks=3,
+        prefix=f"xception_{depth}-",
+        **AUTHORS,
+    )
+    for depth in MIDDLE_FLOW
+} | {
+    "mobilenetv2_tf": Backbone(mobilenet_v2, {"base_channels": 32}, last_blocks=1, **MOBILENET, **AUTHORS),
+}

@@ -20,7 +20,7 @@ from keras import ops
 from keras_deeplab.networks.fast import processor
 from keras_deeplab.networks.fast.clipped import clipped_conv2d
 from keras_deeplab.networks.fast.graph import in_shared_function, one_after_another
-from keras_deeplab.networks.fast.interleaved import interleaved_depthwise_conv2d
+from keras_deeplab.networks.fast.interleaved import interleaved_depthwise_conv2d, pair
 from keras_deeplab.networks.fast.strided import strided_pointwise_conv2d
 from keras_deeplab.networks.fast.winograd import winograd_conv2d, winograd_pays
 
@@ -120,7 +120,7 @@ def depthwise_conv2d(x, kernel, rate=1):
     Args:
         x: (N, H, W, C).
         kernel: (k, k, C, 1), k odd.
-        rate: pixels from one tap to the next.
+        rate: pixels from one tap to the next, or (down, across).
 
     Returns:
         (N, H, W, C).
@@ -244,7 +244,7 @@ def _keras(x, kernel, rate):
 def _direct_depthwise(x, kernel, rate):
     import tensorflow as tf
 
-    return tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], "SAME", dilations=[rate, rate])
+    return tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], "SAME", dilations=pair(rate))
 
 
 def _keras_depthwise(x, kernel, rate):

@@ -10,6 +10,7 @@ from keras import ops
 from keras_deeplab.keras_tools import at_least_float32, serializable
 from keras_deeplab.networks.fast.convolution import ASPP_RATE, add_bias, depthwise_conv2d, separable_by_channels
 from keras_deeplab.networks.fast.graph import one_after_another
+from keras_deeplab.networks.fast.interleaved import pair
 from keras_deeplab.networks.initializers import he_normal
 from keras_deeplab.networks.layers import AtrousConv2D, AtrousDepthwiseConv2D
 
@@ -28,7 +29,7 @@ class AtrousSeparableConv2D(keras.layers.Layer):
 
     Args:
         filters: channels of the result.
-        dilation_rate: atrous rate of the depthwise convolution. Default 1.
+        dilation_rate: atrous rate of the depthwise convolution, or its rates (down, across). Default 1.
         names: the names of the two convolutions, those of the layers that they replace.
 
     Input shape:
@@ -55,7 +56,7 @@ class AtrousSeparableConv2D(keras.layers.Layer):
             part.build(input_shape)
 
     def call(self, inputs):
-        if self.dilation_rate < ASPP_RATE or not separable_by_channels():
+        if max(pair(self.dilation_rate)) < ASPP_RATE or not separable_by_channels():
             return self.pointwise(ops.relu(self.depthwise(inputs)))
         return add_bias(one_after_another(self._by_channels, inputs), self.pointwise.bias)
 
@@ -90,39 +91,41 @@ class AtrousSeparableConv2D(keras.layers.Layer):
 
 @serializable
 class PooledConv2D(keras.layers.Layer):
-    """ASPP's bottleneck: a 3x3 convolution, with a bias, of a map and of pooled features that are the same at every pixel.
+    """ASPP's bottleneck: a convolution, with a bias, of a map and of pooled features that are the same at every pixel.
 
     It adds the pooled branch without broadcasting it to the size of the map. The branch adds the same values at every pixel,
-    except at the borders of the map, where some taps reach the padding; so nine products of a vector and a matrix suffice.
+    except at the borders of the map, where some taps of a 3x3 kernel reach the padding; so nine products of a vector and a
+    matrix suffice, or one for a 1x1 kernel.
 
     Args:
         filters: channels of the result.
+        kernel_size: 3 or 1. Default 3.
 
     Input shape:
-        [(N, 1, 1, C'), (N, H, W, C)]; the kernel of a convolution of both concatenated is (3, 3, C' + C, filters).
+        [(N, 1, 1, C'), (N, H, W, C)]; the kernel of a convolution of both concatenated is (3, 3, C' + C, filters), or
+        (1, 1, C' + C, filters).
 
     Output shape:
         (N, H, W, filters).
     """
 
-    def __init__(self, filters, **kwargs):
+    def __init__(self, filters, kernel_size=3, **kwargs):
         super().__init__(**kwargs)
-        self.filters = filters
+        self.filters, self.kernel_size = filters, kernel_size
         options = dict(kernel_initializer=he_normal(), dtype=self.dtype_policy)
-        self.of_map = AtrousConv2D(filters, 3, name="of_map", **options)
+        self.of_map = AtrousConv2D(filters, kernel_size, name="of_map", **options)
 
     def build(self, input_shape):
         pooled, shape = input_shape
         self.of_map.build(shape)
-        self.of_pooled = self.add_weight(
-            name="of_pooled", shape=(3, 3, pooled[-1], self.filters), initializer=he_normal()
-        )
+        shape = (self.kernel_size, self.kernel_size, pooled[-1], self.filters)
+        self.of_pooled = self.add_weight(name="of_pooled", shape=shape, initializer=he_normal())
 
     def assign(self, kernel, bias):
         """Sets the weights from those of a convolution of the pooled features and the map, concatenated in this order.
 
         Args:
-            kernel: (3, 3, C' + C, filters).
+            kernel: (kernel_size, kernel_size, C' + C, filters).
             bias: (filters,).
         """
         channels = self.of_pooled.shape[2]
@@ -133,6 +136,9 @@ class PooledConv2D(keras.layers.Layer):
     def call(self, inputs):
         pooled, x = inputs
         dtype = at_least_float32(self.compute_dtype)
+        if self.kernel_size == 1:
+            sums = ops.matmul(ops.cast(pooled, dtype), ops.cast(self.of_pooled, dtype)[0, 0])  # (N, 1, 1, filters)
+            return self.of_map(x) + ops.cast(sums, self.compute_dtype)
         kernel = ops.reshape(ops.cast(self.of_pooled, dtype), [9, -1, self.filters])
         taps = ops.reshape(ops.matmul(ops.cast(pooled, dtype), kernel), [-1, 9, self.filters])
         sums = ops.matmul(np.array(TAPS_AT_BORDERS, dtype), taps)  # for each place of a pixel, (N, 16, filters)
@@ -144,7 +150,7 @@ class PooledConv2D(keras.layers.Layer):
         return (*input_shape[1][:-1], self.filters)
 
     def get_config(self):
-        return {**super().get_config(), "filters": self.filters}
+        return {**super().get_config(), "filters": self.filters, "kernel_size": self.kernel_size}
 
 
 def _borders(size):

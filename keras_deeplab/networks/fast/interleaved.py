@@ -7,6 +7,11 @@ convolution, so that XLA compiles it in half precision.
 """
 
 
+def pair(rate):
+    """A rate as (down, across)."""
+    return tuple(rate) if isinstance(rate, (tuple, list)) else (rate, rate)
+
+
 def interleaved_depthwise_conv2d(x, kernel, rate):
     """A depthwise convolution at stride 1 with zeros around the map, on TensorFlow: one plain convolution of all grids.
 
@@ -16,7 +21,7 @@ def interleaved_depthwise_conv2d(x, kernel, rate):
     Args:
         x: (N, H, W, C).
         kernel: (k, k, C, 1), k odd.
-        rate: pixels from one tap to the next.
+        rate: pixels from one tap to the next, or (down, across).
 
     Returns:
         (N, H, W, C).
@@ -24,7 +29,8 @@ def interleaved_depthwise_conv2d(x, kernel, rate):
     import tensorflow as tf
 
     n, height, width, channels = tf.unstack(tf.shape(x))
-    down, across = tf.minimum(rate, height), tf.minimum(rate, width)  # grids: at most one for each pixel of an axis
+    # Grids along each axis: at most one for each of its pixels.
+    down, across = (tf.minimum(*axis) for axis in zip(pair(rate), (height, width), strict=True))
     rows, columns = -(-height // down), -(-width // across)  # of a grid
 
     def split(x, rows):
