@@ -44,7 +44,7 @@ def test_the_public_face_passes_a_type_check():
 
 
 def test_presets_are_listed_by_data_set_backbone_and_class():
-    assert kd.list_presets() == list(rows.ROWS) and len(kd.list_presets(class_name="DeepLabV3Plus")) == 43
+    assert kd.list_presets() == list(rows.ROWS) and len(kd.list_presets(class_name="DeepLabV3Plus")) == 54
     (found,) = kd.list_presets(dataset="mapillary", details=True)
     assert found["name"] == "deeplabv3plus_r50-d8_4xb2-300k_mapillay_v1_65-1280x1280" and found["mIoU"] == 47.35
     assert found["source"] == "OpenMMLab" and found["license"] == found["licence"] and found["parameters"] > 4e7

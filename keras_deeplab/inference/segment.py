@@ -71,7 +71,7 @@ def segment(
 def check_pictures(images):
     """Raises `ValueError` if a list holds something other than pictures, such as the rows of `array.tolist()`."""
     for number, image in enumerate(images):
-        is_readable = hasattr(image, "__array__") or hasattr(image, "read")
+        is_readable = any(hasattr(image, name) for name in ("__array__", "__array_interface__", "read"))
         if not is_readable and not isinstance(image, (str, os.PathLike, bytes, bytearray, memoryview)):
             kind = "nested lists" if isinstance(image, (list, tuple)) else f"{type(image).__name__} as element {number}"
             raise ValueError(

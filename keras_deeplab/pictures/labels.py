@@ -26,13 +26,13 @@ def read_label(data: bytes, name, *, decode=None):
     Raises:
         ValueError: for another kind of file, more than 8 bits, colours or alpha, or a damaged file.
     """
-    data = tf.constant(data)
-    if fault := label_fault(data).numpy().decode():
+    content = tf.constant(data)
+    if fault := label_fault(content).numpy().decode():
         raise ValueError(f"{name} {fault}. {RULE}")
     try:
-        return (decode or _decode)(data).numpy()
+        return (decode or _decode)(content).numpy()
     except tf.errors.InvalidArgumentError as error:
-        reason = "it has no bytes" if not data.numpy() else "its bytes are not a whole PNG"
+        reason = "it has no bytes" if not data else "its bytes are not a whole PNG"
         raise ValueError(f"{name} is damaged: {reason}. Copy or save the file again. {RULE}") from error
 
 

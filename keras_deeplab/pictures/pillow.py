@@ -45,7 +45,7 @@ def read(data: bytes) -> np.ndarray:
     """
     try:
         with open_picture(data) as image:
-            adjust = ADJUSTED.get(image.format, _plain)
+            adjust = ADJUSTED.get(image.format or "", _plain)
             return adjust(image, data)
     except Refused:
         raise

@@ -3,6 +3,7 @@
 import os
 import signal
 import zipfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -66,8 +67,9 @@ def test_an_interrupted_write_leaves_the_old_file(trained, tmp_path, monkeypatch
     model, path = trained[0], tmp_path / "last.keras"
     resume.write(model, path, {"step": 1})
 
-    def interrupt(*_):
-        (tmp_path / "last.part.keras").write_bytes(b"PK\3\4 half a file")
+    def interrupt(*arguments):
+        partial = next(Path(argument) for argument in arguments if ".part" in str(argument))
+        partial.write_bytes(b"PK\3\4 half a file")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -76,6 +78,7 @@ def test_an_interrupted_write_leaves_the_old_file(trained, tmp_path, monkeypatch
         else:
             patch.setattr(type(model), "save", interrupt)
         resume.write(model, path, {"step": 2})
+    assert list(tmp_path.iterdir()) == [path]
     assert resume.read(path) == {"step": 1} and zipfile.ZipFile(path).testzip() is None
     resume.write(model, path, {"step": 3})
     assert resume.read(path) == {"step": 3} and list(tmp_path.iterdir()) == [path]

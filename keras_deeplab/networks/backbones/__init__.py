@@ -9,6 +9,7 @@ The stem of `r50` is three 3x3 convolutions; that of `r50b` is one 7x7 convoluti
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from keras_deeplab.networks.backbones.mobilenet_v2 import atrous_mobilenet_v2
 from keras_deeplab.networks.backbones.mobilenet_v2_tf import mobilenet_v2
@@ -55,7 +56,9 @@ class Backbone:
 
 
 STEMS = {"": "v1c", "b": "b"}  # {end of a ResNet's name: its stem}
-R18_HEADS = dict(aspp_channels=128, low_level_channels=12, auxiliary_channels=64)  # a quarter of the width
+R18_HEADS: dict[str, Any] = dict(
+    aspp_channels=128, low_level_channels=12, auxiliary_channels=64
+)  # a quarter of the width
 
 BACKBONES = (
     {
@@ -80,8 +83,10 @@ BACKBONES = (
 )
 
 # The authors' own networks (TensorFlow): pictures of -1..1, and heads of 256 channels.
-AUTHORS = dict(aspp_channels=256, head="authors", align_corners=True, mean=(127.5,) * 3, std=(127.5,) * 3)
-MOBILENET = dict(aspp_rates=(1,), prefix="MobilenetV2-")  # its heads have no atrous branches
+AUTHORS: dict[str, Any] = dict(
+    aspp_channels=256, head="authors", align_corners=True, mean=(127.5,) * 3, std=(127.5,) * 3
+)
+MOBILENET: dict[str, Any] = dict(aspp_rates=(1,), prefix="MobilenetV2-")  # its heads have no atrous branches
 
 BACKBONES |= {
     f"xception{depth}": Backbone(

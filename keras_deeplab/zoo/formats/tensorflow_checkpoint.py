@@ -35,8 +35,13 @@ GIVE = (
 )
 CLASSIFIERS = ("logits-semantic",)
 # The parts of ImageNet's classifiers, which a backbone's file holds beside the backbone.
-IMAGENET_CLASSIFIERS = ("xception_41/logits/", "xception_65/logits/", "xception_71/logits/")
-IMAGENET_CLASSIFIERS += ("MobilenetV2/Conv_1/", "MobilenetV2/Logits/")
+IMAGENET_CLASSIFIERS = (
+    "xception_41/logits/",
+    "xception_65/logits/",
+    "xception_71/logits/",
+    "MobilenetV2/Conv_1/",
+    "MobilenetV2/Logits/",
+)
 
 
 def read_checkpoint(path: str | os.PathLike, *, ema: bool = False) -> Checkpoint:
