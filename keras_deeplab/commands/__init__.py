@@ -42,4 +42,4 @@ def main():
     elif verb not in VERBS:
         sys.exit(f"error: There is no verb {verb!r}. Verbs: {', '.join(VERBS)}.")
     else:
-        command_line.run(importlib.import_module(VERBS[verb][0]).main, arguments)
+        command_line.run(lambda options: importlib.import_module(VERBS[verb][0]).main(options), arguments)

@@ -1,6 +1,7 @@
 """What all verbs use: the argument parser, options for labelled pictures, loading a model, tables, errors in one line."""
 
 import argparse
+import os
 import re
 import sys
 
@@ -234,6 +235,10 @@ def run(main, arguments=None):
     """
     try:
         main(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the program that reads the output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush at the end
+        sys.exit(1)
     except USER_ERRORS as error:
         sys.exit(f"error: {' '.join(as_options(str(error)).split())}")
     except KeyboardInterrupt:

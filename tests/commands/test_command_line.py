@@ -49,6 +49,15 @@ def test_predict_writes_labels_overlay_and_scores(checkpoint, photo, tmp_path, c
     assert "photo.jpg  80x60" in capsys.readouterr().out
 
 
+def test_a_reader_that_has_enough_ends_a_command_without_an_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "keras_deeplab", "list"]
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert done.stderr == b"" and done.returncode == 1
+
+
 def test_predict_averages_scales_and_flips(checkpoint, photo, tmp_path):
     predict.main(
         [NAME, str(photo), "--to", str(tmp_path), "--weights", str(checkpoint), "--multi-scale-flip", "--scores"]
