@@ -45,10 +45,10 @@ def test_the_list_shows_the_rows_of_both_sources_that_have_a_backbone(capsys):
 
 
 def test_averages_are_predicted_with_on_request(data, checkpoint):
-    arguments = [ROW, str(data / "images" / "0.png"), "--weights", checkpoint, "--to", str(data / "out")]
-    predict.main([*arguments, "--ema"])
-    assert np.all(np.array(Image.open(data / "out" / "0.png")) == 3)
-    predict.main(arguments)
+    arguments = [ROW, str(data / "images" / "0.png"), "--weights", checkpoint]
+    predict.main([*arguments, "--ema", "--to", str(data / "averages")])
+    assert np.all(np.array(Image.open(data / "averages" / "0.png")) == 3)
+    predict.main([*arguments, "--to", str(data / "out")])
     expected = kd.segment(kd.from_preset(ROW, weights=checkpoint), data / "images" / "0.png")
     assert np.array_equal(np.array(Image.open(data / "out" / "0.png")), expected) and not np.any(expected == 3)
 

@@ -90,7 +90,7 @@ def test_undefined_scores_are_null_in_json():
 def test_a_submission_has_the_server_s_ids(tmp_path, monkeypatch, capsys):
     name, ids = "deeplabv3plus_r18-d8_512x1024_80k_cityscapes", [7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33]
     model = drawn(name)
-    monkeypatch.setattr(command_line, "load", lambda *_: model)
+    monkeypatch.setattr(command_line, "load", lambda *_, **__: model)
     for city in ("berlin", "bonn"):
         (tmp_path / "test" / city).mkdir(parents=True)
         Image.fromarray(picture(40, 60, seed=len(city))).save(tmp_path / "test" / city / f"{city}_000000.png")

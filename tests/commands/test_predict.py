@@ -20,7 +20,7 @@ def model():
 @pytest.fixture(autouse=True)
 def loaded(model, monkeypatch):
     """The row is loaded as the narrow model, for pictures of their own size."""
-    monkeypatch.setattr(command_line, "load", lambda row, weights: model)
+    monkeypatch.setattr(command_line, "load", lambda row, weights, **_: model)
 
 
 def write(path, seed, size=(30, 40)):

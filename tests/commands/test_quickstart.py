@@ -49,6 +49,7 @@ def test_the_mean_colour_tells_the_classes_hardly_better_than_chance(drawn):
     assert quickstart.nearest_mean_colour(*drawn)["mIoU"] < 20
 
 
+@pytest.mark.slow  # CI runs the whole quickstart
 def test_a_few_steps_write_all_files(tmp_path):
     done = run(tmp_path, "--steps", "3")
     assert done.returncode == 0, done.stderr

@@ -91,6 +91,7 @@ def test_the_best_model_is_kept_with_its_score(here, uninterrupted, capsys):
     assert f"best.keras: mIoU {record['mIoU']:.2f} after step {record['step']}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_killed_twice_it_ends_with_the_same_weights(here, uninterrupted):
     to = here / "killed"
     line = [sys.executable, "-m", "keras_deeplab", "train", *arguments(here, to, *validated(here), *WITH_CURVES)]

@@ -1,10 +1,10 @@
 """Writes authors.npz: what the authors' own TensorFlow code gives for the weights and pictures of tests/support.
 
-    PYTHONPATH=research:research/slim python make_authors.py
+    PYTHONPATH=research:research/slim python make_authors.py [--segment | --full]
 
 Needs tensorflow 2.21, tf_keras 2.21, tf_slim 1.1.0 and, as `research`, that folder of tensorflow/models of October 2018
 (deeplab and slim). It is written for TensorFlow 1: this script stands in for `tf.contrib`. With --segment only the second and
-the third of:
+the third of what follows. --full writes authors_full.npz in its place: the first, of networks of full width.
 
 NETWORK/osSTRIDE/HxW: `sample` of the logits at the head's own stride, whose crop is the picture, and their deviation (/std).
 segment/NETWORK/HxW: the label map of a picture that is padded to the crop, and with /ms over scales and with flips; by the
@@ -44,8 +44,8 @@ for name, module in {
 import deeplab  # noqa: E402
 from deeplab import common, input_preprocess, model  # noqa: E402
 from deeplab.core import xception  # noqa: E402
-from support.authors import CLASSES, CROP, FACTORS, NETWORKS, PICTURES, SIZES, STRIDES, weights  # noqa: E402
-from support.drawn import images, picture, sample  # noqa: E402
+from support.authors import CLASSES, CROP, FACTORS, FULL, FULL_STRIDES, NETWORKS, PICTURES, SIZES, STRIDES, weights  # noqa: E402
+from support.drawn import FULL_SIZES, images, picture, sample  # noqa: E402
 
 VARIANTS = {
     "xception65": "xception_65",
@@ -70,16 +70,17 @@ def narrow_block(scope, depth_list, *args, **options):
     return block(scope, [depth // 8 for depth in depth_list], *args, **options)
 
 
-xception.xception_block = narrow_block
+if "--full" not in sys.argv:
+    xception.xception_block = narrow_block
 
 
 def options_of(name, output_stride, crop):
     """The authors' `ModelOptions` of a narrow network."""
-    cls, backbone, arguments = NETWORKS[name]
+    cls, backbone, arguments = (FULL if "--full" in sys.argv else NETWORKS)[name]
     common.FLAGS.model_variant = VARIANTS[backbone]
     common.FLAGS.decoder_output_stride = 4 if cls == "DeepLabV3Plus" else None
     common.FLAGS.dense_prediction_cell_json = str(CELL) if arguments.get("dense_prediction_cell") else ""
-    common.FLAGS.depth_multiplier = arguments["base_channels"] / 32 if "mobilenet" in name else 1.0
+    common.FLAGS.depth_multiplier = arguments.get("base_channels", 32) / 32 if "mobilenet" in name else 1.0
     rates = None if "mobilenet" in name else [max(1, rate * 8 // output_stride) for rate in (12, 24, 36)]
     return common.ModelOptions({common.OUTPUT_TYPE: CLASSES}, crop, rates, output_stride)
 
@@ -141,20 +142,31 @@ def resize(image, side, step):
     return resized
 
 
+def logits_of(networks, strides, sizes):
+    """{key: what the file keeps} of the logits of networks."""
+    kept = {}
+    for name in networks:
+        for stride in strides:
+            if stride == 32 and "dpc" in name:
+                continue  # the authors' cell has no rates for it
+            for size in sizes:
+                key = f"{name}/os{stride}/{size[0]}x{size[1]}"
+                values = run(lambda n=name, o=stride, s=size: logits(n, o, s))
+                kept[key], kept[f"{key}/std"] = sample(values), values.std()
+                print(key, values.shape, values.std(), flush=True)
+    return kept
+
+
 def main():
     common.FLAGS(["make_authors"])
     kept = {}
     if "--segment" in sys.argv:
         kept = dict(np.load(HERE / "authors.npz"))
-    for name in () if kept else NETWORKS:
-        for stride in STRIDES:
-            if stride == 32 and "dpc" in name:
-                continue  # the authors' cell has no rates for it
-            for size in SIZES:
-                key = f"{name}/os{stride}/{size[0]}x{size[1]}"
-                values = run(lambda n=name, o=stride, s=size: logits(n, o, s))
-                kept[key], kept[f"{key}/std"] = sample(values), values.std()
-                print(key, values.shape, values.std(), flush=True)
+    if "--full" in sys.argv:
+        np.savez_compressed(HERE / "authors_full.npz", **logits_of(FULL, FULL_STRIDES, FULL_SIZES))
+        return
+    if not kept:
+        kept = logits_of(NETWORKS, STRIDES, SIZES)
     for name in ("xception65", "mobilenetv2"):
         own = spread(name)
         kept |= {f"segment/{name}/{variable.rpartition('/')[2]}": value for variable, value in own.items()}

@@ -62,7 +62,7 @@ def test_label_maps_and_scores_equal_the_originals(name, numbered_size, tta, gol
 
 
 ONE_OUTPUT = [
-    (name, size)
+    pytest.param(name, size, marks=[pytest.mark.slow] * (name != ROW and size[0] > 0))
     for name in (ROW, "deeplabv3_r50-d8_769x769_80k_cityscapes")
     for size in enumerate([(60, 80), (97, 61), (31, 45)])
 ]

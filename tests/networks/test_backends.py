@@ -20,8 +20,9 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", [ROWS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in ROWS[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+@pytest.mark.parametrize("name", ROWS)
 def test_other_backends_give_the_originals_logits(name, backend, tmp_path, golden):
     script = SUPPORT / "backend_logits.py"
     subprocess.run(

@@ -18,6 +18,14 @@ NETWORKS = {
     "mobilenetv2": ("DeepLabV3", "mobilenetv2_tf", MOBILENET),
     "mobilenetv2_decoder": ("DeepLabV3Plus", "mobilenetv2_tf", MOBILENET),
 }
+# The same at full width, with half the width of MobileNetV2 beside.
+FULL = {
+    "xception65": ("DeepLabV3Plus", "xception65", {}),
+    "xception71_dpc": ("DeepLabV3Plus", "xception71", {"dense_prediction_cell": True}),
+    "mobilenetv2_dm05": ("DeepLabV3", "mobilenetv2_tf", {"base_channels": 16}),
+    "mobilenetv2_decoder": ("DeepLabV3Plus", "mobilenetv2_tf", {}),
+}
+FULL_STRIDES = (16,)
 SIZES = ((33, 47), (64, 96), (65, 97))  # height, width of pictures: tiny, even, odd
 STRIDES = (8, 16, 32)
 CROP = (65, 97)  # to which the pictures of the test protocol are padded
@@ -55,19 +63,19 @@ def variables(model, seed=1):
     return found
 
 
-def build(name, **options):
-    """A narrow network with random weights."""
+def build(name, networks=NETWORKS, **options):
+    """A network of `networks` with random weights."""
     import keras_deeplab as kd
 
-    cls, backbone, arguments = NETWORKS[name]
+    cls, backbone, arguments = networks[name]
     return getattr(kd, cls)(**{"num_classes": CLASSES, "backbone": backbone, **arguments, **options})
 
 
-def drawn(name, **options):
-    """A narrow network with the drawn weights."""
+def drawn(name, networks=NETWORKS, **options):
+    """A network of `networks` with the drawn weights."""
     from keras_deeplab.zoo.assign import TENSORFLOW, assign
 
-    model = build(name, **options)
+    model = build(name, networks, **options)
     assign(model, variables(model), names=TENSORFLOW)
     return model
 

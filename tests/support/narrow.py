@@ -1,5 +1,6 @@
 """A row's name in, its narrow model with random or drawn weights out; tests/golden/make_networks.py builds the original's."""
 
+import pytest
 from support.drawn import NARROW, weights
 
 import keras_deeplab as kd
@@ -34,6 +35,17 @@ def build(name, **options):
         **options,
     }
     return getattr(kd, row.class_name)(**{name: value for name, value in config.items() if name not in absent})
+
+
+def one_of_each_structure(names):
+    """Rows as parameters of a test: of those that differ in the number of classes alone, all but the first are slow."""
+    seen, marked = set(), []
+    for name in names:
+        row = rows.find(name)
+        structure = row.class_name, str({k: v for k, v in row.architecture.items() if k != "num_classes"})
+        marked.append(pytest.param(name, marks=[pytest.mark.slow] * (structure in seen)))
+        seen.add(structure)
+    return marked
 
 
 def tensor_shapes(model):

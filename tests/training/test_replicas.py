@@ -62,7 +62,7 @@ def one_device(folder):
     return train("one", folder, 5, "float64")
 
 
-@pytest.mark.parametrize("devices", ["two", "hosts"])
+@pytest.mark.parametrize("devices", ["two", pytest.param("hosts", marks=pytest.mark.slow)])
 def test_five_steps_in_float64_give_the_same_weights(devices, folder, one_device):
     result = train(devices, folder, 5, "float64")
     assert largest_difference(result, one_device) <= 1e-9
@@ -84,6 +84,7 @@ def test_half_precision_trains_on_two_devices(policy, folder):
     assert any(not np.array_equal(result[name], array) for name, array in tensors(drawn(NAME)).items())
 
 
+@pytest.mark.slow
 def test_an_overflow_on_one_replica_skips_the_step_on_all():
     script = SUPPORT / "overflow.py"
     printed = {
