@@ -125,5 +125,5 @@ def _array(file, entry, start):
         return array.astype(bool)
     if entry.dtypes == tuple(map(np.dtype, DTYPES["BF16"])):  # bfloat16 is the upper half of a float32
         wide = array.astype(np.uint32)
-        return np.left_shift(wide, 16, out=wide).view(array_dtype)
+        return np.left_shift(wide, np.uint32(16), out=wide).view(array_dtype)
     return array.astype(array_dtype, copy=False)
