@@ -1,8 +1,10 @@
 """DeepLabV3 and DeepLabV3+ for Keras 3: the models that were released, provably the same."""
 
+import importlib
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keras_deeplab import renamed
 from keras_deeplab.version import __version__ as __version__
@@ -23,5 +25,30 @@ if (
     quiet.install()
 
 if STARTED != "keras-deeplab" and MODULE != "keras_deeplab":
+    # What Keras must know to load a saved model.
+    from keras_deeplab.evaluation import metrics  # noqa: F401
+    from keras_deeplab.training import losses, optimizers, schedules  # noqa: F401
+    from keras_deeplab.zoo.models import DeepLabV3, DeepLabV3Plus  # noqa: F401
+
+if TYPE_CHECKING:
     from keras_deeplab.public import *  # noqa: F403
     from keras_deeplab.public import __all__ as __all__
+
+
+def __getattr__(name):
+    """Imports all public names when one of the others is first used: half of the time of `import keras_deeplab`."""
+    if name.startswith("__") and name != "__all__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    public = importlib.import_module("keras_deeplab.public")
+    if name != "__all__" and name not in public.__all__:
+        if name in globals():  # a room, which `public` imported
+            return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals().update(
+        {public_name: getattr(public, public_name) for public_name in public.__all__}, __all__=public.__all__
+    )
+    return globals()[name]
+
+
+def __dir__():
+    return sorted({*globals(), *__getattr__("__all__")})
