@@ -108,6 +108,7 @@ def test_starting_later_gives_the_same_later_batches(folders, six_batches):
         assert equal(six_batches[start:], batches(folders, 6 - start, start_step=start))
 
 
+@pytest.mark.slow
 def test_starting_later_does_not_read_earlier_files(folders):
     """The file of the first batch is damaged. Starting at the second batch does not notice."""
     second = [*itertools.islice(training_data(*folders, **{**OPTIONS, "batch": 1}), 2)][1]
@@ -129,7 +130,7 @@ def test_the_parts_of_processes_are_the_batch(folders, six_batches):
     )
 
 
-@pytest.mark.parametrize("pipelines, replicas", [(1, 2), (2, 4)])
+@pytest.mark.parametrize("pipelines, replicas", [pytest.param(1, 2, marks=pytest.mark.slow), (2, 4)])
 def test_the_parts_of_replicas_are_the_batch(folders, six_batches, pipelines, replicas):
     per_pipeline, steps = replicas // pipelines, []
     parts = [

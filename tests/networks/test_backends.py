@@ -38,7 +38,8 @@ def test_other_backends_give_the_originals_logits(name, backend, tmp_path, golde
     assert np.mean(result["labels"] == kd.segment(drawn(name), picture(60, 80, seed=0), resize=(120, 90))) >= 0.999
 
 
-@pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_layers_keep_their_promises_on_other_backends(backend):
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", str(ROOT / "tests/networks/test_layer_promises.py")]
     process = subprocess.run(
