@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from keras_deeplab.catalog.datasets import DATASETS
 from keras_deeplab.catalog.protocol import FACTORS, Protocol
+from keras_deeplab.catalog.released import Released
 
 SOURCE = "DeepLab's authors"
 SERVER = "http://download.tensorflow.org/models/"
@@ -50,7 +51,7 @@ IMAGENET = {
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Released):
     """A released model.
 
     Attributes:
@@ -76,6 +77,7 @@ class Row:
     output_stride: int = 16
 
     source = SOURCE
+    publisher = "tensorflow/models"
     train_memory_gb = None
     multi_grid = None
     align_corners = True
@@ -168,11 +170,6 @@ class Row:
         return Protocol("whole", resize=(side, side), step=self.output_stride, pad=(side, side), factors=self.factors)
 
     @property
-    def short_name(self):
-        """BACKBONE_DATASET, as of the other sources."""
-        return f"{self.backbone}_{self.dataset}"
-
-    @property
     def file(self):
         return f"{self.archive}.tar.gz"
 
@@ -189,17 +186,6 @@ class Row:
     def megabytes(self):
         """Size of the released file in MB (10^6 bytes). The weights take 4e-6 * the numbers in `SIZES`."""
         return self.archive_megabytes
-
-    @property
-    def weights_licence(self):
-        """The licence under which tensorflow/models releases its weights."""
-        return "Apache-2.0"
-
-    @property
-    def checkpoint_licence(self):
-        """The licence of the weights, and the terms of the data set that the model was trained on."""
-        dataset = DATASETS[self.dataset]
-        return f"{self.weights_licence} (tensorflow/models). Trained on {dataset.title}: {dataset.licence}"
 
 
 NARROW_RANGE, WIDE_RANGE = (0.75, 1.0, 1.25), (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)

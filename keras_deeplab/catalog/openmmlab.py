@@ -10,6 +10,7 @@ from functools import cached_property
 
 from keras_deeplab.catalog.datasets import DATASETS
 from keras_deeplab.catalog.protocol import Protocol
+from keras_deeplab.catalog.released import Released
 
 CLASS_NAMES = {"deeplabv3": "DeepLabV3", "deeplabv3plus": "DeepLabV3Plus"}  # {family, the first part of a name: class}
 
@@ -95,7 +96,7 @@ IMAGENET = {
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Released):
     """A released model.
 
     Attributes:
@@ -116,6 +117,7 @@ class Row:
     spelling: str | None = None
 
     source = "OpenMMLab"
+    publisher = "OpenMMLab's mmsegmentation"
 
     @cached_property
     def _name_parts(self):
@@ -223,11 +225,6 @@ class Row:
         )
 
     @property
-    def short_name(self):
-        """BACKBONE_DATASET. Rows with other crops, strides and schedules have the same; see `rows.short_names`."""
-        return f"{self.backbone}_{self.dataset}"
-
-    @property
     def file(self):
         return f"{self.name}_{self.stamp}.pth"
 
@@ -250,17 +247,6 @@ class Row:
         """A column of `SIZES`, with the weights of each class."""
         per_class = SIZES_PER_CLASS.get(self.backbone, SIZES_PER_CLASS_OF_OTHERS)
         return SIZES[self.family, self.backbone][column] + per_class[column] * self.num_classes
-
-    @property
-    def weights_licence(self):
-        """The licence under which mmsegmentation releases its weights."""
-        return "Apache-2.0"
-
-    @property
-    def checkpoint_licence(self):
-        """The licence of the weights, and the terms of the data set that the model was trained on."""
-        dataset = DATASETS[self.dataset]
-        return f"{self.weights_licence} (OpenMMLab's mmsegmentation). Trained on {dataset.title}: {dataset.licence}"
 
 
 # Columns: name, stamp, mIoU, mIoU with ms+flip, training memory in GB[, spelling].

@@ -1,6 +1,7 @@
 """What all verbs use: the argument parser, options for labelled pictures, loading a model, tables, errors in one line."""
 
 import argparse
+import errno
 import os
 import re
 import sys
@@ -228,6 +229,23 @@ def load(row, weights=None, **options):
     return from_preset(row, weights=weights, **options)
 
 
+SYSTEM_ERRORS = {  # {number of an error of the system: what it means for the path of the error}
+    errno.EEXIST: "There must be a folder, or nothing yet, at {!r}. Received: a file. Name another folder.",
+    errno.ENOTDIR: "Every part of a path but its last must be a folder. Received: {!r}, where one is a file. Name another.",
+    errno.EISDIR: "There must be a file, or nothing yet, at {!r}. Received: a folder. Name a file.",
+    errno.EACCES: "{!r} must be open to you. Received: no permission. Change its permissions, or name another place.",
+    errno.EROFS: "{!r} must be on a disk that can be written. Received: a read-only one. Name another place.",
+    errno.ENOSPC: "There must be space on the disk of {!r}. Received: a full disk. Free some, and run the command again.",
+}
+
+
+def explained(error):
+    """The text of an error; of the system's own ("[Errno 17] File exists") the rule and the remedy."""
+    is_from_system = isinstance(error, OSError) and error.filename is not None
+    text = SYSTEM_ERRORS.get(error.errno) if is_from_system else None
+    return str(error) if text is None else text.format(os.fsdecode(error.filename))
+
+
 def run(main, arguments=None):
     """Calls a verb's `main` with the command line's arguments.
 
@@ -240,7 +258,7 @@ def run(main, arguments=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush at the end
         sys.exit(1)
     except USER_ERRORS as error:
-        sys.exit(f"error: {' '.join(as_options(str(error)).split())}")
+        sys.exit(f"error: {' '.join(as_options(explained(error)).split())}")
     except KeyboardInterrupt:
         sys.exit("stopped")
 

@@ -17,7 +17,7 @@ from support.torch_files import released
 
 import keras_deeplab as kd
 import keras_deeplab.convert.__main__ as convert
-from keras_deeplab.commands import export, predict
+from keras_deeplab.commands import command_line, export, predict
 
 NAME = "deeplabv3plus_r18-d8_512x512_80k_loveda"
 
@@ -47,6 +47,27 @@ def test_predict_writes_labels_overlay_and_scores(checkpoint, photo, tmp_path, c
     assert np.array_equal(written["labels"], labels) and np.array_equal(written["scores"], scores)
     assert written["input"].dtype == np.uint8 and written["input"].shape == (768, 1024, 3)
     assert "photo.jpg  80x60" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "action, message",
+    [
+        (lambda file: file.mkdir(), "error: There must be a folder, or nothing yet, at '.*x'. Received: a file."),
+        (
+            lambda file: (file / "y").mkdir(),
+            "error: Every part of a path but its last must be a folder. Received: '.*x/y'",
+        ),
+        (
+            lambda file: open(file.parent, "w"),
+            "error: There must be a file, or nothing yet, at '.*'. Received: a folder.",
+        ),
+        (lambda file: open(file.with_name("z")), "No such file or directory: '.*z'"),
+    ],
+)
+def test_the_systems_errors_are_explained(action, message, tmp_path):
+    (tmp_path / "x").write_bytes(b"")
+    with pytest.raises(SystemExit, match=message):
+        command_line.run(lambda _: action(tmp_path / "x"), [])
 
 
 def test_a_reader_that_has_enough_ends_a_command_without_an_error():

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from importlib.util import find_spec
-from inspect import signature
 from pathlib import Path
 
 import keras
@@ -311,9 +310,6 @@ def test_masks_of_0_and_255_are_refused_with_their_remedy(here, masks):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    "out_channels" not in signature(kd.DeepLabV3Plus.from_preset).parameters, reason="needs from_preset"
-)
 def test_one_output_is_trained_from_masks(here, masks):
     options = ["--binary", "--one-output", "--threshold", "0.4", "--loss", "cross-entropy", "dice=3"]
     line = [part for part in arguments(here, here / "one", "--labels", str(masks), *options)]
