@@ -1,6 +1,6 @@
 """DeepLabV3 and DeepLabV3+ for Keras 3: the models that were released, provably the same."""
 
-import importlib
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -37,12 +37,10 @@ if TYPE_CHECKING:
 
 def __getattr__(name):
     """Imports all public names when one of the others is first used: half of the time of `import keras_deeplab`."""
-    if name.startswith("__") and name != "__all__":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    public = importlib.import_module("keras_deeplab.public")
-    if name != "__all__" and name not in public.__all__:
-        if name in globals():  # a room, which `public` imported
-            return globals()[name]
+    if importlib.util.find_spec(f"{__name__}.{name}"):  # a room: `from keras_deeplab import recipes` asks here first
+        return importlib.import_module(f"{__name__}.{name}")
+    public = None if name.startswith("__") and name != "__all__" else importlib.import_module(f"{__name__}.public")
+    if public is None or name not in ("__all__", *public.__all__):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals().update(
         {public_name: getattr(public, public_name) for public_name in public.__all__}, __all__=public.__all__
