@@ -9,12 +9,11 @@ import http.client
 import json
 import os
 import re
+import sys
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-
-import keras
 
 from keras_deeplab.files import written_whole
 
@@ -25,6 +24,7 @@ except ImportError:  # Windows
 
 CHUNK = 1 << 20  # bytes to read at a time
 TIMEOUT = 30  # seconds without a byte until a download fails
+SHOWN_EVERY = (0.2, 30.0)  # seconds between two lines about a download, on a terminal and elsewhere
 WAITS = (1, 5)  # seconds before the second and the third attempt at an address
 TEMPORARY = (408, 429, 500, 502, 503, 504)  # HTTP statuses that another attempt may not meet
 
@@ -149,6 +149,7 @@ def download_patiently(url, part):
             is_final = isinstance(error, urllib.error.URLError) and getattr(error, "code", None) not in TEMPORARY
             if wait is None or is_final or isinstance(error, PermissionError | IsADirectoryError):
                 raise
+            print(f"{part.stem}: the download failed ({error}); next attempt in {wait} s", file=sys.stderr, flush=True)
         time.sleep(wait)
 
 
@@ -222,17 +223,56 @@ def receive(response, url, part, record, size=0):
     with open(part, "ab" if size else "wb") as file:
         if etag := strong_etag(response):  # not before `part` has no bytes of another file
             record.write_text(json.dumps({"url": url, "etag": etag}))
-        bar = keras.utils.Progbar(total, unit_name="byte")
-        while chunk := response.read(CHUNK):
-            file.write(chunk)
-            size += len(chunk)
-            if size != total:
-                bar.update(size)
-        if size:  # Keras's bar fails for a target of 0
-            bar.update(size, finalize=True)
+        with Progress(part.stem, size, total) as progress:
+            while chunk := response.read(CHUNK):
+                file.write(chunk)
+                size += len(chunk)
+                progress.show(size)
     if total is not None and size < total:
         raise OSError(f"the connection ended after {size} of {total} bytes; the next attempt continues from there")
     record.unlink(missing_ok=True)
+
+
+class Progress:
+    """A line on standard error about a download: name, megabytes, speed. On a terminal it is written over itself.
+
+    Args:
+        name: of the file.
+        size: bytes that an earlier attempt downloaded.
+        total: bytes of the file, or None if the server does not say.
+    """
+
+    def __init__(self, name, size, total):
+        self.name, self.first, self.size, self.total = name, size, size, total
+        self.is_terminal = sys.stderr.isatty()
+        self.start = self.shown = time.monotonic()
+
+    def __enter__(self):
+        self.write()
+        return self
+
+    def show(self, size):
+        """Notes how many bytes there are now."""
+        self.size = size
+        if time.monotonic() - self.shown >= SHOWN_EVERY[0 if self.is_terminal else 1]:
+            self.write()
+
+    def __exit__(self, *_):
+        self.write(end="\n")
+
+    def line(self):
+        """The line, such as "model.pth: 12.3 of 45.6 MB, 7.8 MB/s"."""
+        of_total = f" of {self.total / 1e6:.1f}" if self.total else ""
+        seconds = time.monotonic() - self.start
+        rate = f", {(self.size - self.first) / 1e6 / seconds:.1f} MB/s" if seconds > 0.01 else ""
+        return f"{self.name}: {self.size / 1e6:.1f}{of_total} MB{rate}"
+
+    def write(self, end=""):
+        self.shown = time.monotonic()
+        if self.is_terminal:
+            print(f"\r{self.line()}\x1b[K", end=end, file=sys.stderr, flush=True)
+        else:
+            print(self.line(), file=sys.stderr, flush=True)
 
 
 def remember_sha256(path):

@@ -273,3 +273,13 @@ def test_where_names_are_the_files_own_hashes_others_are_refused(cache, serve, m
     assert not list(cache.iterdir())
     proven = url.replace("0" * 8, DIGEST[:8])
     assert get(proven).read_bytes() == BODY
+
+
+def test_a_download_shows_name_size_and_speed_and_says_that_it_tries_again(cache, serve, capsys, monkeypatch):
+    monkeypatch.setattr(fetch, "WAITS", (0,))
+    monkeypatch.setattr(fetch, "SHOWN_EVERY", (0.0, 0.0))
+    url, requests = serve(answer(status=503, body=b""), answer())
+    assert get(url).read_bytes() == BODY and len(requests) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "503" in lines[0] and lines[0].startswith(NAME) and lines[0].endswith("next attempt in 0 s")
+    assert lines[1].startswith(f"{NAME}: 0.0 of 0.0 MB") and lines[-1].startswith(f"{NAME}: 0.0 of 0.0 MB")
