@@ -13,6 +13,7 @@ from keras_deeplab.pictures.draw import overlay, palette_image
 from keras_deeplab.pictures.read import read_image
 from keras_deeplab.serving.export import export_saved_model
 from keras_deeplab.serving.litert_onnx import export_litert, export_onnx
+from keras_deeplab.serving.openvino_ir import export_openvino
 from keras_deeplab.training import losses, optimizers, schedules
 from keras_deeplab.version import __version__
 from keras_deeplab.zoo.formats.checkpoint import load_checkpoint
@@ -29,6 +30,7 @@ __all__ = [
     "evaluation_data",
     "export_litert",
     "export_onnx",
+    "export_openvino",
     "export_saved_model",
     "fold_norms",
     "from_preset",

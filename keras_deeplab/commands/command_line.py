@@ -87,6 +87,18 @@ def add_weights(arguments):
     arguments.add_argument("--ema", action="store_true", help="take the moving averages that the file keeps")
 
 
+def add_multi_scale_flip(arguments):
+    """Adds --multi-scale-flip, the option of `segment`."""
+    arguments.add_argument(
+        "--multi-scale-flip",
+        nargs="?",
+        const="box",
+        default=False,
+        choices=("box", "picture"),
+        help="average six sizes, each plain and mirrored: multiples of the row's box, as published, or of the picture",
+    )
+
+
 def add_data(arguments):
     """Adds the options that name labelled pictures; `open_data` reads them."""
     arguments.add_argument("--data", metavar="DIR", help="folder that `keras-deeplab prepare` wrote")

@@ -27,14 +27,7 @@ def main(argv):
     arguments = command_line.parser("evaluate", __doc__.splitlines()[0])
     command_line.add_data(arguments)
     command_line.add_weights(arguments)
-    arguments.add_argument(
-        "--multi-scale-flip",
-        nargs="?",
-        const="box",
-        default=False,
-        choices=("box", "picture"),
-        help="average six sizes, each plain and mirrored: multiples of the row's box, as published, or of the picture",
-    )
+    command_line.add_multi_scale_flip(arguments)
     arguments.add_argument(
         "--resize",
         action=command_line.Resize,

@@ -39,54 +39,79 @@ def main(argv):
     arguments.add_argument(
         "--palette", action="store_true", help="return label maps in RGB colours in place of class ids"
     )
+    command_line.add_multi_scale_flip(arguments)
     formats = arguments.add_mutually_exclusive_group()
     formats.add_argument("--litert", action="store_true", help="write a float16 LiteRT file in place of a SavedModel")
-    formats.add_argument("--int8", metavar="DIR", help="write an int8 LiteRT file, calibrated on the pictures in DIR")
     formats.add_argument("--onnx", action="store_true", help="write an ONNX file")
+    formats.add_argument(
+        "--openvino",
+        action="store_true",
+        help="write an OpenVINO model, for pictures of any size unless --size is given",
+    )
+    arguments.add_argument(
+        "--int8",
+        metavar="DIR",
+        help="compute in int8, calibrated on pictures of DIR: a LiteRT file, or with --openvino an OpenVINO model",
+    )
     arguments.add_argument(
         "--calibration",
         metavar="DIR",
         help="folder of pictures on which to compare with float32; synthetic pictures if not given",
     )
+    arguments.add_argument(
+        "--labels", metavar="DIR", help="true label maps of the pictures of --calibration or --int8, to score with"
+    )
+    command_line.add_label_rule(arguments)
     options = arguments.parse_args(argv)
-    file_names = {"litert": "model_float16.tflite", "int8": "model_int8.tflite", "onnx": "model.onnx"}
-    file = next((name for option, name in file_names.items() if getattr(options, option)), None)
     options.size = tuple(options.size) if options.size else None
-    refuse_contradictions(options, file)
+    form = form_of(options)
+    refuse_contradictions(options, form)
 
     import keras
 
     bar = keras.utils.Progbar(3, unit_name="step")
     model = command_line.load(options.row, options.weights, ema=options.ema)
     bar.update(1)
-    if file is None:
-        path, rows = write_saved_model(model, options, bar)
-    else:
-        path, rows = write_converted(model, Path(options.to, file), options, bar)
+    path, rows = (write_saved_model if form == "SavedModel" else write_converted)(model, form, options, bar)
     bar.update(3)
     command_line.print_table([("check", "result"), *rows, ("written", path)])
 
 
-def refuse_contradictions(options, file):
-    """Raises `ValueError` if two options contradict. `file` is the name of the LiteRT or ONNX file, or None."""
-    saved_model_only = {
-        "--name": options.name,
-        "--precision": options.precision,
-        "--max-pixels": options.max_pixels,
-        "--palette": options.palette,
+def form_of(options):
+    """What is written: "SavedModel", "LiteRT", "ONNX" or "OpenVINO"."""
+    if options.openvino:
+        return "OpenVINO"
+    if options.onnx:
+        return "ONNX"
+    return "LiteRT" if options.litert or options.int8 else "SavedModel"
+
+
+def refuse_contradictions(options, form):
+    """Raises `ValueError` if two options contradict. `form` is what `form_of` returns."""
+    forms_of = {
+        "--name": (options.name, ("SavedModel", "OpenVINO")),
+        "--precision": (options.precision, ("SavedModel",)),
+        "--max-pixels": (options.max_pixels, ("SavedModel",)),
+        "--palette": (options.palette, ("SavedModel",)),
+        "--multi-scale-flip": (options.multi_scale_flip, ("SavedModel", "OpenVINO")),
+        "--int8": (options.int8, ("LiteRT", "OpenVINO")),
     }
-    for option, value in saved_model_only.items():
-        if file and value:
-            raise ValueError(f"{option} is for a SavedModel only. Received: {option} for {file}. Leave {option} out.")
+    for option, (value, forms) in forms_of.items():
+        if value and form not in forms:
+            raise ValueError(
+                f"{option} is for {' and '.join(forms)} only. Received: {option} for {form}. Leave it out."
+            )
     if options.palette and options.calibration:
         raise ValueError(
             "--calibration compares class ids. Received: --palette too, which exports colours. Leave one of them out."
         )
     if options.int8 and options.calibration:
         raise ValueError("--int8 names the folder of pictures already. Received: --calibration too. Leave it out.")
+    if options.labels and not (options.int8 or options.calibration):
+        raise ValueError("--labels are those of the pictures of --calibration or --int8. Received: neither. Add one.")
 
 
-def write_saved_model(model, options, bar):
+def write_saved_model(model, form, options, bar):
     """Writes the SavedModel and compares its labels with those of `segment`, and of a variant with those of float32.
 
     Returns:
@@ -95,41 +120,79 @@ def write_saved_model(model, options, bar):
     from keras_deeplab.serving import repository, verify
     from keras_deeplab.serving.export import at_precision, saved_model_in_place_of
 
-    pictures = verify.calibration_pictures(options.calibration, options.size) if options.calibration else None
-    variant = {key: getattr(options, key) for key in ("palette", "precision", "size", "max_pixels")}
-    place = repository.new_version(options.to, options.name) if options.name else nullcontext(Path(options.to))
-    with place as path:
+    _, pictures, truth = chosen_pictures(model, options, options.size) if options.calibration else (None, None, None)
+    variant = {key: getattr(options, key) for key in ("palette", "precision", "size", "max_pixels", "multi_scale_flip")}
+    with place_of(options) as path:
         with saved_model_in_place_of(model, path, **variant) as (new, _):
             bar.update(2)
             served, reference = at_precision(model, options.precision), at_precision(model, "float32")
-            if options.palette or (served is reference and not options.size):
+            if options.palette or (served is reference and not options.size and truth is None):
                 reference = None
-            limits = dict(size=options.size, max_pixels=options.max_pixels)
-            rows = verify.require_same_labels(served, new, **limits, pictures=pictures, reference=reference)
+            of_export = {key: variant[key] for key in ("size", "max_pixels", "multi_scale_flip")}
+            rows = verify.require_same_labels(
+                served, new, **of_export, pictures=pictures, reference=reference, truth=truth
+            )
         if options.name:
             rows += [("configuration", file) for file in repository.write_configs(options.to)]
     return path, rows
 
 
-def write_converted(model, path, options, bar):
-    """Writes a LiteRT or ONNX file and compares its labels with those of the float32 model.
+def place_of(options):
+    """A context that gives the path of a SavedModel or OpenVINO model: the next version under --name, or --to itself."""
+    from keras_deeplab.serving import repository
+
+    return repository.new_version(options.to, options.name) if options.name else nullcontext(Path(options.to))
+
+
+def write_converted(model, form, options, bar):
+    """Writes a LiteRT or ONNX file or an OpenVINO model, and compares its labels with those of the float32 model.
 
     Returns:
         Its path, and rows of (check, result).
     """
-    from keras_deeplab.serving import litert_onnx, verify
+    from keras_deeplab.serving import litert_onnx, openvino_ir, verify
     from keras_deeplab.serving.export import at_precision
 
-    size = options.size or litert_onnx.default_size(model.protocol)
-    folder = options.int8 or options.calibration
-    pictures = verify.calibration_pictures(folder, size) if folder else verify.synthetic_pictures(size)
-    if options.onnx:
+    size = options.size
+    if form != "OpenVINO" or options.int8:
+        size = size or litert_onnx.default_size(model.protocol)
+    calibration, pictures, truth = chosen_pictures(model, options, size)
+    flip = options.multi_scale_flip
+    if form == "OpenVINO":
+        with place_of(options) as path:
+            openvino_ir.export_openvino(model, path, size=size, multi_scale_flip=flip, calibration=calibration)
+        file = Path(path, openvino_ir.FILE)
+    elif form == "ONNX":
+        path = file = Path(options.to, "model.onnx")
         litert_onnx.export_onnx(model, path, size=size)
     else:
-        calibration = list(pictures.values()) if options.int8 else None
+        path = file = Path(options.to, "model_int8.tflite" if options.int8 else "model_float16.tflite")
         litert_onnx.export_litert(model, path, size=size, calibration=calibration)
     bar.update(2)
-    return path, verify.agreement(at_precision(model, "float32"), pictures, verify.labels_of(path, pictures))
+    labels = verify.labels_of(file, pictures)
+    reference = at_precision(model, "float32")
+    return path, verify.agreement(reference, pictures, labels, multi_scale_flip=flip, truth=truth)
+
+
+def chosen_pictures(model, options, size):
+    """The pictures that the options name, resized to `size` unless it is None.
+
+    Returns:
+        A list of pictures to calibrate int8 with, or None; {name: picture} to compare on; {name: true labels}, or None.
+    """
+    from keras_deeplab.data.pairs import find_pairs
+    from keras_deeplab.serving import verify
+
+    folder = options.int8 or options.calibration
+    if not folder:
+        return None, verify.synthetic_pictures(size), None
+    calibration, compared = verify.choose_files(folder, for_int8=bool(options.int8))
+    truth = None
+    if options.labels:
+        rule = command_line.label_rule(options)
+        truth = verify.read_truth(model, find_pairs(folder, options.labels), compared, size, **rule)
+    calibration = list(verify.read_pictures(calibration, size).values()) if options.int8 else None
+    return calibration, verify.read_pictures(compared, size), truth
 
 
 if __name__ == "__main__":

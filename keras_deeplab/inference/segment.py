@@ -88,27 +88,48 @@ def segment_with_network(network, protocol, image, multi_scale_flip=False, resiz
 def views_of(network, protocol, image, multi_scale_flip=False, resize=None):
     """The first part of `segment`, which runs the network: a list of (scores, rows, columns) for `merged`."""
     require_options(multi_scale_flip, resize)
+    require_sizes_of(protocol, multi_scale_flip)
     picture = tf.constant(read_image(image))
     size = picture.shape[:2]
     box = box_of(protocol, size) if resize is None else Protocol("whole", resize=resize).resize
-    if not multi_scale_flip:
-        return [network.view(picture, *box, False)]
-    if protocol.pad:
-        if multi_scale_flip == "picture":
-            raise ValueError(
-                "This model's protocol pads pictures, and several sizes are those of the padded picture. "
-                "Received: multi_scale_flip='picture'. Write multi_scale_flip=True."
-            )
-        return [
-            network.padded_view(picture, *box, flip, factor) for factor in protocol.factors for flip in (False, True)
-        ]
     if multi_scale_flip == "picture":
-        boxes = [
-            tuple(int(side * factor + 0.5) for side in size) for factor in protocol.factors
-        ]  # rounded as mmcv does
-    else:
-        boxes = [tuple(int(side * factor) for side in box) for factor in protocol.factors]
-    return [network.view(picture, max(sides), max(min(sides), 1), flip) for sides in boxes for flip in (False, True)]
+        box = max(size), min(size)
+    return [network.view_of(picture, *one) for one in passes(protocol, box, multi_scale_flip)]
+
+
+def passes(protocol, box, multi_scale_flip):
+    """What the passes of the network over one picture differ in.
+
+    Args:
+        protocol: the test protocol.
+        box: (long, short) sides of the box that the picture is resized to fit; with `multi_scale_flip="picture"` those of
+            the picture. Integers or int32 scalars, in pixels.
+        multi_scale_flip: as for `segment`.
+
+    Returns:
+        [(long, short, mirrored, factor)], the arguments of `Network.view_of`: the sides of the box of this pass, int32
+        scalars, and the size relative to the padded picture, which is 1 for protocols that do not pad.
+    """
+    if not multi_scale_flip:
+        return [(*box, False, 1.0)]
+    flips = (False, True)
+    if protocol.pad:
+        return [(*box, mirrored, factor) for factor in protocol.factors for mirrored in flips]
+    rounding = 0.5 if multi_scale_flip == "picture" else 0.0  # as mmcv rounds
+    boxes = [
+        [tf.cast(tf.cast(side, tf.float64) * factor + rounding, tf.int32) for side in box]
+        for factor in protocol.factors
+    ]
+    return [(long, tf.maximum(short, 1), mirrored, 1.0) for long, short in boxes for mirrored in flips]
+
+
+def require_sizes_of(protocol, multi_scale_flip):
+    """Raises `ValueError` for several sizes of the picture with a protocol that pads it."""
+    if protocol.pad and multi_scale_flip == "picture":
+        raise ValueError(
+            "This model's protocol pads pictures, and several sizes are those of the padded picture. "
+            "Received: multi_scale_flip='picture'. Write multi_scale_flip=True."
+        )
 
 
 def merged(network, views, return_scores=False):
@@ -179,6 +200,12 @@ class Network:
             self.padded_view = tf.function(self._padded_view, input_signature=specs)
         self._merge_graphs = {}  # (number of views, whether it returns scores) -> graph
 
+    def view_of(self, picture, long_side, short_side, mirrored, factor):
+        """`view`, or `padded_view` with the factor, whichever the protocol asks for."""
+        if self.protocol.pad:
+            return self.padded_view(picture, long_side, short_side, mirrored, factor)
+        return self.view(picture, long_side, short_side, mirrored)
+
     def merge(self, views, return_scores):
         """The function `merge` as a graph, traced once for pictures of all sizes."""
         key = len(views), return_scores
@@ -202,8 +229,6 @@ class Network:
             scores (windows down * h, windows across * w, classes) float32, where (h, w) is the size of the logits of a
             window; rows (H, windows down * h) and columns (W, windows across * w), the matrices of this file's formula.
         """
-        if self.protocol.pad:
-            return self._padded_view(picture, long_side, short_side, mirrored, 1.0)
         picture_size = tf.unstack(tf.shape(picture)[:2])
         resized = resize_uint8(picture, *fit_in_box(*picture_size, long_side, short_side))
         resized = tf.cond(mirrored, lambda: resized[:, ::-1], lambda: resized)

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from keras_deeplab.inference.segment import Network, merge
+from keras_deeplab.inference.segment import Network, merge, passes, require_options, require_sizes_of
 from keras_deeplab.networks.fast.convolution import Purpose
 from keras_deeplab.networks.fold import fold_norms
 from keras_deeplab.pictures.decode import MAX_SIDE, decode_image
@@ -33,6 +33,7 @@ def export_saved_model(
     precision: str | None = None,
     size: tuple[int, int] | None = None,
     max_pixels: int | None = None,
+    multi_scale_flip: bool | str = False,
 ) -> dict:
     """Writes a SavedModel that TensorFlow Serving can load without Keras.
 
@@ -63,7 +64,10 @@ def export_saved_model(
             `single`, for compilers and converters, then has known shapes and no loop. None (the default): any size.
         max_pixels: larger pictures are refused by the size in their header, before they are decoded. None (the default):
             height * width of `size`; without `size` 67,108,864, or 4,194,304 if the network gets whole pictures at their
-            own size, because it then needs memory in proportion to their size.
+            own size, because it then needs memory in proportion to their size (with several sizes of the picture, this
+            many at the largest of them).
+        multi_scale_flip: as for `segment`: whether each answer averages six sizes of the picture, each plain and mirrored,
+            which takes about 17 times as long. Scores are then mean probabilities. False (the default): one size.
 
     Returns:
         The metadata, a dict.
@@ -73,13 +77,21 @@ def export_saved_model(
         InUseError: if another process exports to the same folder.
     """
     with saved_model_in_place_of(
-        model, path, palette=palette, precision=precision, size=size, max_pixels=max_pixels
+        model,
+        path,
+        palette=palette,
+        precision=precision,
+        size=size,
+        max_pixels=max_pixels,
+        multi_scale_flip=multi_scale_flip,
     ) as (_, metadata):
         return metadata
 
 
 @contextlib.contextmanager
-def saved_model_in_place_of(model, path, *, palette=False, precision=None, size=None, max_pixels=None):
+def saved_model_in_place_of(
+    model, path, *, palette=False, precision=None, size=None, max_pixels=None, multi_scale_flip=False
+):
     """Writes a SavedModel beside `path`; at the end of the block it takes the place of `path`. Arguments as above.
 
     If the block raises, for example because it found a fault in the new SavedModel, `path` stays as it was.
@@ -90,13 +102,16 @@ def saved_model_in_place_of(model, path, *, palette=False, precision=None, size=
     require_tensorflow()
     path = Path(path).resolve()
     size = checked_size(size)
-    max_pixels = checked_max_pixels(max_pixels, size, model.protocol)
+    require_options(multi_scale_flip, None)
+    require_sizes_of(model.protocol, multi_scale_flip)
+    max_pixels = checked_max_pixels(max_pixels, size, model.protocol, multi_scale_flip)
     served_model = at_precision(model, precision)
     with folder_in_place_of(path) as new:
         require_replaceable(path)
-        metadata = describe(model, served_model, palette=bool(palette), size=size, max_pixels=max_pixels)
+        options = dict(size=size, max_pixels=max_pixels, multi_scale_flip=multi_scale_flip)
+        metadata = describe(model, served_model, palette=bool(palette), **options)
         network = Network(served_model, Purpose.ANY_PROCESSOR)
-        module = ServedModule(network, model.palette if palette else None, size, max_pixels, metadata)
+        module = ServedModule(network, model.palette if palette else None, metadata=metadata, **options)
         tf.saved_model.save(
             module, str(new), signatures={name: getattr(module, name) for name in metadata["signatures"]}
         )
@@ -107,12 +122,12 @@ def saved_model_in_place_of(model, path, *, palette=False, precision=None, size=
         yield new, metadata
 
 
-def require_replaceable(path):
-    """Raises `ValueError` if `path` is neither new, nor an empty folder, nor a SavedModel."""
-    if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / "saved_model.pb").exists())):
+def require_replaceable(path, file="saved_model.pb", kind="SavedModel"):
+    """Raises `ValueError` if `path` is neither new, nor an empty folder, nor one with `file`, by which its `kind` is known."""
+    if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / file).exists())):
         raise ValueError(
-            "A SavedModel must be written to a new or empty folder, or in place of another SavedModel. "
-            f"Received: {str(path)!r}, which exists and holds no SavedModel. Choose another folder."
+            f"A new {kind} must be written to a new or empty folder, or in place of another {kind}. "
+            f"Received: {str(path)!r}, which exists and holds no {kind}. Choose another folder."
         )
 
 
@@ -138,13 +153,14 @@ def checked_size(size):
     return height, width
 
 
-def checked_max_pixels(max_pixels, size, protocol):
+def checked_max_pixels(max_pixels, size, protocol, multi_scale_flip):
     """`max_pixels` as a plain integer, or its default. Raises `ValueError` for a wrong value."""
     if max_pixels is None:
         if size:
             return size[0] * size[1]
-        unresized = protocol.mode == "whole" and protocol.resize is None
-        return MAX_PIXELS_UNRESIZED if unresized else MAX_PIXELS
+        if protocol.mode == "slide" or (protocol.resize and multi_scale_flip != "picture"):
+            return MAX_PIXELS
+        return int(MAX_PIXELS_UNRESIZED / (max(protocol.factors) ** 2 if multi_scale_flip else 1))
     try:
         number = 0 if isinstance(max_pixels, bool) else index(max_pixels)
     except TypeError:
@@ -175,14 +191,19 @@ def at_precision(model, precision):
 class ServedModule(tf.Module):
     """The object that is saved: the network's variables, and one function for each signature."""
 
-    def __init__(self, network, palette, size, max_pixels, metadata):
+    def __init__(self, network, palette, *, size, max_pixels, multi_scale_flip, metadata):
         super().__init__()
         # Only variables that are attributes of the module are saved.
         self.network_variables = [weight.value for weight in network.folded.weights]
         classes = network.coarse.output_shape[-1]
         images = tf.TensorSpec([None, *(size or (None, None)), 3], tf.uint8, name="images")
         image_bytes = tf.TensorSpec([None], tf.string, name="image_bytes")
-        protocol = fixed_protocol(network, *size) if size else any_size_protocol(network)
+        if size:
+            without_loops = fixed_protocol(network, *size, multi_scale_flip=multi_scale_flip)
+        if size and not multi_scale_flip:
+            protocol = without_loops
+        else:
+            protocol = any_size_protocol(network, multi_scale_flip)
 
         def label_png(data, name):
             picture = decode_image(data, max_pixels=max_pixels, name=name)
@@ -244,7 +265,7 @@ class ServedModule(tf.Module):
 
             @tf.function(input_signature=[tf.TensorSpec([1, *size, 3], tf.uint8, name="images")])
             def single(images):
-                return {"labels": protocol(images[0], False)[0][None]}
+                return {"labels": without_loops(images[0], False)[0][None]}
 
             self.single = single
 
@@ -257,8 +278,8 @@ class ServedModule(tf.Module):
         )  # fmt: skip
 
 
-def any_size_protocol(network):
-    """The model's test protocol for pictures of any size, as a function.
+def any_size_protocol(network, multi_scale_flip=False):
+    """The model's test protocol for pictures of any size, as a function. `multi_scale_flip` is as for `segment`.
 
     Returns:
         A function (picture, return_scores) -> labels (height, width) uint8, scores (height, width, classes) or empty.
@@ -266,10 +287,37 @@ def any_size_protocol(network):
 
     def run(picture, return_scores):
         size = tf.shape(picture)[:2]
-        box = network.protocol.resize or (tf.reduce_max(size), tf.reduce_min(size))
-        return merge([network.view(picture, *box, False)], return_scores, network.threshold)
+        box = tf.reduce_max(size), tf.reduce_min(size)
+        if network.protocol.resize and multi_scale_flip != "picture":
+            box = network.protocol.resize
+        views = views_in_a_loop(network, picture, passes(network.protocol, box, multi_scale_flip))
+        return merge(views, return_scores, network.threshold)
 
     return run
+
+
+def views_in_a_loop(network, picture, arguments):
+    """`network.view_of` for each element of `passes`, as a list, by a graph that holds the network once.
+
+    Without the loop, TensorFlow would copy the network into the graph for each of twelve passes, and optimise all copies
+    during the first request.
+    """
+    if len(arguments) == 1:
+        return [network.view_of(picture, *arguments[0])]
+    count, classes = len(arguments), network.coarse.output_shape[-1]
+    long, short, mirrored, factor = map(tf.stack, zip(*arguments, strict=True))
+    shapes = [None, None, classes], [None, None], [None, None]
+    parts = [
+        tf.TensorArray(tf.float32, count, infer_shape=False, element_shape=shape, clear_after_read=False)
+        for shape in shapes
+    ]
+
+    def step(i, *parts):
+        view = network.view_of(picture, long[i], short[i], mirrored[i], factor[i])
+        return i + 1, *(part.write(i, value) for part, value in zip(parts, view, strict=True))
+
+    _, *parts = tf.while_loop(lambda i, *_: i < count, step, [0, *parts], parallel_iterations=1)
+    return [tuple(part.read(i) for part in parts) for i in range(count)]
 
 
 def require_size(picture, size, name):

@@ -68,13 +68,31 @@ def litert_bytes(function, size, calibration):
     if calibration is None:
         converter.target_spec.supported_types = [tf.float16]
     else:
-        shapes = {picture.shape for picture in calibration}
-        if shapes != {(*size, 3)}:
-            raise ValueError(f"Calibration pictures must have the shape {(*size, 3)}. Received: {sorted(shapes)}.")
+        require_calibration(calibration, size)
         converter.representative_dataset = lambda: ([picture[None]] for picture in calibration)
         op_sets = tf.lite.OpsSet  # the second for the resize to the box and the normalisation, which are not in int8
         converter.target_spec.supported_ops = [op_sets.TFLITE_BUILTINS_INT8, op_sets.TFLITE_BUILTINS]
+        return quantized(converter)
     return converter.convert()
+
+
+def quantized(converter):
+    """The int8 LiteRT file of a converter that has calibration pictures, with the resizes of the scores in float32.
+
+    These are matrix products. In int8 they would round the scores at every pixel, just before the best class is chosen.
+    """
+    options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=["BATCH_MATMUL", "FULLY_CONNECTED"])
+    debugger = tf.lite.experimental.QuantizationDebugger(
+        converter=converter, debug_dataset=converter.representative_dataset, debug_options=options
+    )
+    return debugger.get_nondebug_quantized_model()
+
+
+def require_calibration(pictures, size):
+    """Raises `ValueError` unless there are pictures (*size, 3)."""
+    shapes = {picture.shape for picture in pictures}
+    if shapes != {(*size, 3)}:
+        raise ValueError(f"Calibration pictures must have the shape {(*size, 3)}. Received: {sorted(shapes)}.")
 
 
 def export_onnx(model: keras.Model, path: str | os.PathLike, *, size: tuple[int, int] | None = None) -> dict:

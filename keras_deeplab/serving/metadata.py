@@ -10,13 +10,13 @@ from keras_deeplab.catalog import rows
 from keras_deeplab.version import __version__
 
 
-def describe(model, served_model, *, palette, size, max_pixels):
+def describe(model, served_model, *, palette, size, max_pixels, multi_scale_flip=False):
     """The metadata of a SavedModel, a dict of plain JSON values.
 
     Args:
         model: the model to be exported.
         served_model: the model that the SavedModel holds, which may compute in another precision.
-        palette, size, max_pixels: as for `export_saved_model`.
+        palette, size, max_pixels, multi_scale_flip: as for `export_saved_model`.
     """
     row = rows.ROWS.get(model.row)
     precision = keras.dtype_policies.get(served_model.get_config()["dtype"]).compute_dtype
@@ -26,6 +26,7 @@ def describe(model, served_model, *, palette, size, max_pixels):
         "classes": list(model.classes),
         "palette": [[int(value) for value in colour] for colour in model.palette],
         "protocol": model.protocol.to_dict(),
+        "multi_scale_flip": "box" if multi_scale_flip is True else multi_scale_flip,
         "threshold": model.threshold,  # the probability above which a single output means class 1
         "precision": precision,
         "size": list(size) if size else None,
@@ -35,15 +36,20 @@ def describe(model, served_model, *, palette, size, max_pixels):
         "published_for_row": {"mIoU": row.mIoU, "mIoU_ms_flip": row.mIoU_ms_flip, "url": row.url} if row else None,
         "licence": row.checkpoint_licence if row else None,
         "versions": {"keras_deeplab": __version__, "keras": keras.__version__, "tensorflow": tf.__version__},
-        "signatures": signatures(model.num_classes, palette, size, one_output=model.threshold is not None),
+        "signatures": signatures(palette, size, score_kind(model, multi_scale_flip)),
     }
 
 
-def signatures(classes, palette, size, *, one_output):
-    """{signature: what it does, its inputs and outputs}."""
-    scores = f"float32 (N, H, W, {classes}): logits at the picture's size"
-    if one_output:
-        scores = "float32 (N, H, W, 1): the probability of class 1, at the picture's size"
+def score_kind(model, multi_scale_flip):
+    """What the scores of a model are, as text."""
+    if model.threshold is not None:
+        return "float32 (N, H, W, 1): the probability of class 1, at the picture's size"
+    kind = "mean probabilities" if multi_scale_flip else "logits"
+    return f"float32 (N, H, W, {model.num_classes}): {kind} at the picture's size"
+
+
+def signatures(palette, size, scores):
+    """{signature: what it does, its inputs and outputs}. `scores` is what `score_kind` returns."""
     files = "string (N,): the bytes of JPEG or PNG files of any sizes; Exif orientation is honoured"
     images = "uint8 (N, H, W, 3): RGB of 0..255"
     png = f"string (N,): a PNG of each picture's size, {'RGB, the palette' if palette else 'grey, class ids'}"

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from keras_deeplab.evaluation.evaluate import confusion, scores
+from keras_deeplab.evaluation.evaluate import confusion, read_pair, scores
 from keras_deeplab.inference.segment import Network, segment, segment_with_network
 from keras_deeplab.networks.fast.convolution import Purpose
 from keras_deeplab.pictures.files import list_files
 from keras_deeplab.pictures.read import read_image
 
 SIZES = ((120, 160), (97, 65))  # height, width of the synthetic pictures
-MAX_CALIBRATION_PICTURES = 32
+MAX_CALIBRATION_PICTURES, MAX_COMPARED_PICTURES = 128, 32
 MAX_TIES = 1e-3  # share of the pixels that may differ because their best two classes have almost equal scores
 # Python code that makes every import of Keras or keras_deeplab fail.
 WITHOUT_KERAS = """
@@ -46,6 +46,10 @@ if path.endswith(".onnx"):
     import onnxruntime
     session = onnxruntime.InferenceSession(path)
     labels = {name: session.run(["labels"], {"images": picture[None]})[0][0] for name, picture in pictures.items()}
+elif path.endswith(".xml"):
+    import openvino
+    run = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    labels = {name: run([picture[None]])["labels"][0] for name, picture in pictures.items()}
 elif path.endswith(".tflite"):
     import tensorflow as tf
     interpreter = tf.lite.Interpreter(path)
@@ -65,7 +69,9 @@ assert not {"keras", "keras_deeplab"} & set(sys.modules)
 )
 
 
-def require_same_labels(model, folder, *, size=None, max_pixels=None, pictures=None, reference=None):
+def require_same_labels(
+    model, folder, *, size=None, max_pixels=None, multi_scale_flip=False, pictures=None, reference=None, truth=None
+):
     """Compares the labels of a SavedModel with those of `segment`, for one batch of pictures of several sizes.
 
     Args:
@@ -74,8 +80,10 @@ def require_same_labels(model, folder, *, size=None, max_pixels=None, pictures=N
         size: (height, width) of the pictures in pixels, if the SavedModel takes one size only. Its graph then differs from
             that of `segment`, and up to `MAX_TIES` of the pixels of a picture may differ. None (the default): any sizes.
         max_pixels: the `max_pixels` of the SavedModel. Larger pictures are shrunk. None (the default): no picture is.
+        multi_scale_flip: that of the SavedModel. False (the default): one size.
         pictures: {name: (H, W, 3) uint8}. None (the default): synthetic pictures.
         reference: the float32 model to compare a variant with, or None (the default).
+        truth: {name: true labels (H, W) uint8} of these pictures, or None (the default).
 
     Returns:
         [(what was checked, result)].
@@ -88,7 +96,7 @@ def require_same_labels(model, folder, *, size=None, max_pixels=None, pictures=N
     served = labels_of(folder, {name: np.frombuffer(file, np.uint8) for name, file in files.items()})
     rows = []
     for name, file in files.items():
-        expected = segment_with_network(network, model.protocol, file)
+        expected = segment_with_network(network, model.protocol, file, multi_scale_flip)
         if served[name].ndim == 3:  # the palette's colours
             expected = np.array(model.palette, np.uint8)[expected]
         same = served[name] == expected
@@ -98,34 +106,45 @@ def require_same_labels(model, folder, *, size=None, max_pixels=None, pictures=N
                 f"picture {name} that differ. Do not serve this SavedModel."
             )
         rows.append((f"labels of {name}.jpg, without Keras", "equal" if same.all() else f"{same.mean():.3%} equal"))
-    return rows + (agreement(reference, files, served) if reference else [])
+    return rows + (
+        agreement(reference, files, served, multi_scale_flip=multi_scale_flip, truth=truth) if reference else []
+    )
 
 
-def agreement(model, pictures, label_maps):
-    """Scores a variant's label maps, with those of the float32 model as the truth.
+def agreement(model, pictures, label_maps, *, multi_scale_flip=False, truth=None):
+    """Scores a variant's label maps against those of the float32 model.
 
     Args:
         model: the float32 model.
         pictures: {name: what `segment` takes}.
         label_maps: {name: the variant's labels (H, W) uint8}.
+        multi_scale_flip: as for `segment`.
+        truth: {name: the true labels (H, W) uint8}, or None (the default).
 
     Returns:
-        [(what was compared, result)]: the share of pixels with the same label, and the mIoU.
+        [(what was compared, result)]: the share of pixels with the same label, and the mIoU of the variant: beside that of
+        float32 with the true labels, or without them with float32's labels as the truth.
     """
-    result = scores(
-        sum(confusion(segment(model, pictures[name]), labels, model.num_classes) for name, labels in label_maps.items())
-    )
-    return [
-        (f"same label as float32, pictures: {len(label_maps)}", f"{result['aAcc']:.3f} % of the pixels"),
-        ("mIoU, with float32's labels as the truth", f"{result['mIoU']:.2f}, a loss of {100 - result['mIoU']:.2f}"),
-    ]
+    expected = {name: segment(model, pictures[name], multi_scale_flip=multi_scale_flip) for name in label_maps}
+    same = scores_against(expected, label_maps, model.num_classes)
+    rows = [(f"same label as float32, pictures: {len(label_maps)}", f"{same['aAcc']:.3f} % of the pixels")]
+    if truth is None:
+        lost = 100 - same["mIoU"]
+        return [*rows, ("mIoU, with float32's labels as the truth", f"{same['mIoU']:.2f}, a loss of {lost:.2f}")]
+    before, after = (scores_against(truth, labels, model.num_classes)["mIoU"] for labels in (expected, label_maps))
+    return [*rows, ("mIoU with the true labels", f"{after:.2f}, float32 {before:.2f}")]
+
+
+def scores_against(truth, label_maps, num_classes):
+    """The scores of label maps {name: labels} against {name: true labels}, as `scores` returns them."""
+    return scores(sum(confusion(truth[name], labels, num_classes) for name, labels in label_maps.items()))
 
 
 def labels_of(path, pictures):
     """Runs an exported file in a new process that cannot import Keras.
 
     Args:
-        path: a SavedModel's folder, a .tflite file or an .onnx file.
+        path: a SavedModel's folder, or a .tflite, .onnx or .xml file (OpenVINO).
         pictures: {name: (H, W, 3) uint8}; for a SavedModel {name: the bytes of a JPEG or PNG file as (N,) uint8}.
 
     Returns:
@@ -148,27 +167,73 @@ def labels_of(path, pictures):
             return dict(labels)
 
 
-def calibration_pictures(folder, size=None):
-    """Reads up to `MAX_CALIBRATION_PICTURES` pictures of a folder, evenly chosen.
+def choose_files(folder, *, for_int8=False):
+    """Chooses pictures of a folder, evenly.
 
     Args:
         folder: a folder of pictures.
-        size: (height, width) in pixels to resize them to. None (the default): their own sizes.
+        for_int8: whether some of them calibrate an int8 file. A fifth of the pictures is then kept for the comparison, so that
+            it is made on pictures that the calibration has not seen. A folder of fewer than five serves for both.
+
+    Returns:
+        Two lists of paths: those to calibrate with, at most `MAX_CALIBRATION_PICTURES` (none without `for_int8`), and those to
+        compare on, at most `MAX_COMPARED_PICTURES`.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if it has no pictures.
+    """
+    files = list_files(folder)
+    if not for_int8:
+        return [], evenly_chosen(files, MAX_COMPARED_PICTURES)
+    compared = evenly_chosen(files, min(len(files) // 5, MAX_COMPARED_PICTURES))
+    others = [file for file in files if file not in set(compared)]
+    return evenly_chosen(others, MAX_CALIBRATION_PICTURES), compared or files
+
+
+def evenly_chosen(files, count):
+    """At most `count` elements of a list, at even distances."""
+    count = min(len(files), count)
+    return [files[i * len(files) // count] for i in range(count)]
+
+
+def read_pictures(files, size=None):
+    """Reads pictures, and resizes them to `size` (height, width) in pixels unless it is None.
 
     Returns:
         {stem: (H, W, 3) uint8}.
 
     Raises:
-        FileNotFoundError: if there is no such folder.
-        ValueError: if it has no pictures, or one that cannot be read.
+        ValueError: for a file that cannot be read.
     """
-    files = list_files(folder)
-    count = min(len(files), MAX_CALIBRATION_PICTURES)
-    pictures = {}
-    for file in (files[i * len(files) // count] for i in range(count)):
-        picture = Image.fromarray(read_image(file))
-        pictures[file.stem] = np.asarray(picture.resize(size[::-1], Image.Resampling.BILINEAR) if size else picture)
-    return pictures
+    pictures = {file.stem: read_image(file) for file in files}
+    return {stem: resized(picture, size, Image.Resampling.BILINEAR) for stem, picture in pictures.items()}
+
+
+def read_truth(model, pairs, files, size=None, *, reduce_zero_label=False, label_map=None):
+    """Reads the true label maps of pictures, and resizes them as `read_pictures` does.
+
+    Args:
+        model: whose classes the labels are.
+        pairs: `keras_deeplab.data.pairs.FilePairs` of at least these pictures.
+        files: paths of pictures, as in `pairs`.
+        size: (height, width) in pixels, or None: their own sizes.
+        reduce_zero_label, label_map: as for `evaluate`.
+
+    Returns:
+        {stem of the picture: (H, W) uint8}.
+
+    Raises:
+        ValueError: as `keras_deeplab.evaluation.evaluate.read_pair`.
+    """
+    numbers = {image: number for number, image in enumerate(pairs.images)}
+    truth = {file.stem: read_pair(pairs, numbers[file], model, reduce_zero_label, label_map)[2] for file in files}
+    return {stem: resized(label, size, Image.Resampling.NEAREST) for stem, label in truth.items()}
+
+
+def resized(array, size, resampling):
+    """A picture or label map at `size` (height, width), or as it is if that is None."""
+    return array if size is None else np.asarray(Image.fromarray(array).resize(size[::-1], resampling))
 
 
 def synthetic_pictures(size=None):

@@ -2,6 +2,7 @@
 
 import re
 
+import keras
 import pytest
 import tensorflow as tf
 from PIL import Image
@@ -10,6 +11,7 @@ from support.narrow import drawn
 
 import keras_deeplab as kd
 from keras_deeplab.commands import export
+from keras_deeplab.serving import verify
 
 NAME = "deeplabv3plus_r18-d8_512x512_80k_loveda"
 
@@ -39,6 +41,29 @@ def test_int8_is_calibrated_and_its_cost_printed(here, tmp_path, capfd):
 
 
 @pytest.mark.slow
+def test_true_labels_score_the_variant_and_float32(here, tmp_path, capfd):
+    model = keras.saving.load_model(here / "model.keras")
+    (tmp_path / "labels").mkdir()
+    for file in (here / "pictures").iterdir():
+        Image.fromarray(kd.segment(model, file)).save(tmp_path / "labels" / file.name)
+    run(here, "--to", tmp_path / "1", "--precision", "bfloat16", "--calibration", here / "pictures",
+        "--labels", tmp_path / "labels")  # fmt: skip
+    assert re.search(r"mIoU with the true labels .*\d+\.\d\d, float32 100.00", capfd.readouterr().out)
+
+
+def test_a_fifth_of_the_pictures_is_kept_from_the_calibration(tmp_path):
+    for number in range(11):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{number:02}.png")
+    calibration, compared = verify.choose_files(tmp_path, for_int8=True)
+    assert [len(calibration), len(compared)] == [9, 2] and not set(calibration) & set(compared)
+    assert [len(files) for files in verify.choose_files(tmp_path)] == [0, 11]
+    for file in sorted(tmp_path.iterdir())[3:]:
+        file.unlink()
+    calibration, compared = verify.choose_files(tmp_path, for_int8=True)
+    assert calibration == compared and len(compared) == 3
+
+
+@pytest.mark.slow
 def test_versions_variants_and_configurations(here, tmp_path, capsys):
     run(here, "--to", tmp_path, "--name", "land", "--max-pixels", 10_000)
     run(here, "--to", tmp_path, "--name", "land", "--precision", "bfloat16", "--calibration", here / "pictures")
@@ -63,8 +88,11 @@ def test_litert_and_onnx_are_run_and_compared(here, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("options, message", [
-    (("--onnx", "--precision", "bfloat16"), "--precision is for a SavedModel only. Received: --precision for model.onnx"),
-    (("--litert", "--name", "x"), "--name is for a SavedModel only"),
+    (("--onnx", "--precision", "bfloat16"), "--precision is for SavedModel only. Received: --precision for ONNX"),
+    (("--litert", "--name", "x"), "--name is for SavedModel and OpenVINO only. Received: --name for LiteRT"),
+    (("--onnx", "--int8", "."), "--int8 is for LiteRT and OpenVINO only. Received: --int8 for ONNX"),
+    (("--litert", "--multi-scale-flip"), "--multi-scale-flip is for SavedModel and OpenVINO only"),
+    (("--labels", "."), "--labels are those of the pictures of --calibration or --int8"),
     (("--int8", ".", "--calibration", "."), "--int8 names the folder of pictures already"),
     (("--palette", "--calibration", "."), "--calibration compares class ids. Received: --palette too"),
     (("--int8", "nowhere"), "There is no folder 'nowhere'"),

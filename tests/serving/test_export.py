@@ -17,7 +17,7 @@ import keras_deeplab as kd
 from keras_deeplab.inference.segment import Network
 from keras_deeplab.networks.fast import processor
 from keras_deeplab.networks.fast.convolution import ASPP_RATE
-from keras_deeplab.serving.export import at_precision
+from keras_deeplab.serving.export import at_precision, checked_max_pixels
 from keras_deeplab.serving.fixed_size import fixed_protocol
 from keras_deeplab.serving.metadata import weights_sha256
 from keras_deeplab.serving.verify import WITHOUT_KERAS
@@ -112,6 +112,31 @@ def test_saved_model_cli_runs_it(models, folders, tmp_path):
     assert np.array_equal(np.load(tmp_path / "labels.npy")[0], kd.segment(models["whole"], image))
 
 
+@pytest.mark.parametrize("flip", [True, "picture"])
+def test_multi_scale_flip_inside_the_graph_gives_the_labels_and_scores_of_segment(flip, models, tmp_path):
+    metadata = kd.export_saved_model(models["whole"], tmp_path / "1", multi_scale_flip=flip)
+    signatures = tf.saved_model.load(tmp_path / "1").signatures
+    assert metadata["multi_scale_flip"] == {True: "box"}.get(flip, flip)
+    for size in ((50, 70), (131, 64)):
+        image = picture(*size, seed=0)
+        labels, scores = kd.segment(models["whole"], image, multi_scale_flip=flip, return_scores=True)
+        png = signatures["serving_default"](image_bytes=tf.io.encode_png(image)[None])["label_png"][0]
+        assert np.array_equal(tf.io.decode_png(png)[..., 0], labels)
+        assert np.array_equal(signatures["scores"](images=image[None])["scores"][0], scores)
+    assert (labels != kd.segment(models["whole"], image)).any()
+
+
+def test_the_limit_of_pixels_counts_the_largest_size_of_several():
+    whole, boxed = kd.Protocol("whole"), kd.Protocol("whole", resize=(128, 96))
+    for protocol, flip, limit in (
+        (whole, False, 2**22),
+        (whole, True, int(2**22 / 1.75**2)),
+        (boxed, True, 2**26),
+        (boxed, "picture", int(2**22 / 1.75**2)),
+    ):
+        assert checked_max_pixels(None, None, protocol, flip) == limit
+
+
 @pytest.mark.slow
 def test_saved_model_cli_shows_names_and_types(folders):
     printed = saved_model_cli("show", "--dir", folders["whole"], "--all")
@@ -150,11 +175,12 @@ def test_folding_changes_no_logit_by_more_than_1e_4_standard_deviations(models):
         assert np.abs(folded - logits).max() <= 1e-4 * logits.std()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_graphs_of_known_size_give_the_labels_of_segment(kind, models):
+@pytest.mark.parametrize(("kind", "flip"), [("whole", False), ("slide", False), ("slide", True), ("whole", "picture")])
+def test_graphs_of_known_size_give_the_labels_of_segment(kind, flip, models):
     image = picture(60, 80, seed=0)
-    labels, scores = fixed_protocol(Network(models[kind]), 60, 80)(tf.constant(image), True)
-    expected = kd.segment(models[kind], image, return_scores=True)
+    run = fixed_protocol(Network(models[kind]), 60, 80, multi_scale_flip=flip)
+    labels, scores = run(tf.constant(image), True)
+    expected = kd.segment(models[kind], image, multi_scale_flip=flip, return_scores=True)
     assert np.sum(labels.numpy() != expected[0]) <= 1  # a pixel whose best two classes have almost equal scores
     assert np.abs(scores - expected[1]).max() <= 1e-4 * expected[1].std()
 

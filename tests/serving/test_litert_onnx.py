@@ -1,6 +1,7 @@
 """LiteRT, ONNX and OpenVINO give the labels of `segment`, except for a small share of the pixels."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from support.narrow import drawn
 
 import keras_deeplab as kd
 from keras_deeplab.networks import layers
+from keras_deeplab.serving import verify
 from keras_deeplab.serving.litert_onnx import default_size, export_litert, export_onnx
 
 SIZE = (60, 80)
@@ -78,6 +80,41 @@ def test_openvino_takes_the_tensor_signature(kind, models, signatures):
         )
         print(f"{kind} {size}: {different:.4%} of the labels differ")
         assert different <= 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "options"), [("slide", {}), ("whole", {"size": SIZE}), ("whole", {"multi_scale_flip": True})]
+)
+def test_an_openvino_model_gives_the_labels_of_segment(kind, options, models, tmp_path):
+    pytest.importorskip("openvino", reason="needs openvino")
+    metadata = kd.export_openvino(models[kind], tmp_path / "1", **options)
+    assert {file.name for file in (tmp_path / "1").iterdir()} == {"model.xml", "model.bin", "metadata.json"}
+    sizes = [SIZE] if "size" in options else [SIZE, (33, 47)]
+    pictures = {str(size): picture(*size, seed=0) for size in sizes}
+    labels = verify.labels_of(tmp_path / "1" / "model.xml", pictures)
+    for name, image in pictures.items():
+        expected = kd.segment(models[kind], image, multi_scale_flip=metadata["multi_scale_flip"])
+        assert np.mean(labels[name] != expected) <= 1e-3
+
+
+@pytest.mark.slow
+def test_an_openvino_model_in_int8_is_smaller_and_close(models, tmp_path):
+    pytest.importorskip("nncf", reason="needs openvino and nncf")
+    calibration = [picture(*SIZE, seed) for seed in range(1, 9)]
+    for name, pictures in (("float32", None), ("int8", calibration)):
+        kd.export_openvino(models["whole"], tmp_path / name, size=SIZE, calibration=pictures)
+    labels = verify.labels_of(tmp_path / "int8" / "model.xml", {"one": picture(*SIZE, seed=0)})["one"]
+    assert np.mean(labels == kd.segment(models["whole"], picture(*SIZE, seed=0))) >= 0.95
+    large, small = ((tmp_path / name / "model.bin").stat().st_size for name in ("float32", "int8"))
+    assert small < 0.4 * large
+
+
+def test_without_openvino_the_error_names_the_extra(models, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ImportError, match=r'need openvino: pip install "keras_deeplab\[openvino\]"'):
+        kd.export_openvino(models["whole"], tmp_path / "1")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
