@@ -18,9 +18,12 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from make_training import sample_of  # noqa: E402
 from mmengine.config import Config  # noqa: E402
+from mmengine.infer import BaseInferencer  # noqa: E402
 from mmengine.optim import build_optim_wrapper  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
+from mmseg.apis import MMSegInferencer  # noqa: E402
 from mmseg.registry import MODELS  # noqa: E402
+from PIL import Image  # noqa: E402
 from support.drawn import batches, images  # noqa: E402
 from worker import serve  # noqa: E402
 
@@ -122,6 +125,29 @@ def segment(row, precision, picture, box, multi_scale_flip=False, is_narrow=Fals
     return once, {}
 
 
+def folder(row, precision, pictures, to, box, is_narrow=False, key=None):
+    """A folder of files in, PNG files of label maps out, by the original's inferencer, one picture at a time.
+
+    `BaseInferencer` is called in place of `MMSegInferencer`, which would draw an overlay of each picture too.
+    """
+    cfg, model = build(row, is_narrow)
+    for transform in cfg.test_dataloader.dataset.pipeline:
+        if transform["type"] == "Resize":
+            transform["scale"] = tuple(box)
+    inferencer = MMSegInferencer(cfg, device="cpu")
+    inferencer.model.load_state_dict(model.state_dict())
+    inferencer.show_progress = False
+
+    def once():
+        inferencer.num_pred_imgs = 0
+        with arithmetic(precision):
+            BaseInferencer.__call__(inferencer, pictures, batch_size=1, img_out_dir="", pred_out_dir=to)
+        with Image.open(Path(to, "00000000_pred.png")) as labels:
+            return np.asarray(labels, np.uint8)
+
+    return once, {}
+
+
 def conversion(row, precision, checkpoint, is_narrow=False, key=None):
     """A released file in, a model out, as mmsegmentation's `init_model` loads it."""
     cfg, _ = build(row, is_narrow)
@@ -135,7 +161,9 @@ def conversion(row, precision, checkpoint, is_narrow=False, key=None):
     return once, {}
 
 
-MAKERS = dict(forward=forward, product=product, step=step, segment=segment, serving=segment, conversion=conversion)
+MAKERS = dict(
+    forward=forward, product=product, step=step, segment=segment, serving=segment, folder=folder, conversion=conversion
+)
 
 
 def about():

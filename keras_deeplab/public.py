@@ -8,6 +8,7 @@ from keras_deeplab.evaluation import metrics
 from keras_deeplab.evaluation.evaluate import evaluate
 from keras_deeplab.inference.folders import segment_files, segment_folder
 from keras_deeplab.inference.segment import segment
+from keras_deeplab.inference.video import segment_video
 from keras_deeplab.networks.fold import fold_norms
 from keras_deeplab.pictures.draw import overlay, palette_image
 from keras_deeplab.pictures.read import read_image
@@ -48,5 +49,6 @@ __all__ = [
     "segment",
     "segment_files",
     "segment_folder",
+    "segment_video",
     "training_data",
 ]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from support import ROOT, miniatures
+from support import ROOT, miniatures, videos
 from support.drawn import picture
 from support.narrow import build, drawn, tensors
 from support.torch_files import released
@@ -65,7 +65,7 @@ def test_every_page_with_python_is_run_here():
     pages = {str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
     tested = {
         "README.md",
-        *(f"docs/{name}.md" for name in ("training", "data", "evaluation", "datasets", "serving", "scale")),
+        *(f"docs/{name}.md" for name in ("training", "data", "evaluation", "datasets", "serving", "scale", "video")),
     }
     assert {page for page in pages if blocks_of(page)} == tested
 
@@ -115,6 +115,14 @@ def test_the_scale_page(here):
     names = run("docs/scale.md")
     assert (names["made"], names["skipped"], names["failed"]) == (2, 0, [])
     assert Path("labels", "1.png").exists() and (names["path"], names["labels"].shape) == ("street.jpg", (60, 80))
+
+
+def test_the_video_page(here):
+    pytest.importorskip("av", reason="PyAV, the extra video, reads videos")
+    release(here, "r18_loveda")
+    videos.write("clip.mp4", 2)
+    names = run("docs/video.md")
+    assert names["labels"].shape == (48, 64) and names["seconds"] == 1 / 25
 
 
 def test_the_datasets_page(here, monkeypatch):

@@ -9,7 +9,15 @@ its classes in colour. In place of a file there may be a folder, a glob, a list 
 
 A run that was stopped goes on where it was: what is done is skipped. Pictures that cannot be read are listed at the end, and
 the exit status is 1.
+
+    keras-deeplab predict deeplabv3plus_r101_cityscapes drive.mp4 --to videos
+
+writes videos/drive_overlay.mp4, the video with the classes in colour; --camera 0 records one from a camera.
 """
+
+import functools
+import re
+import time
 
 import numpy as np
 
@@ -23,8 +31,9 @@ def main(argv):
     arguments.add_argument(
         "inputs",
         metavar="INPUT",
-        nargs="+",
-        help='a picture file; a folder, which is searched at any depth; a glob in quotes such as "photos/**/*.jpg"; '
+        nargs="*",
+        help="a picture file, or a video; a folder, which is searched at any depth; a glob in quotes such as "
+        '"photos/**/*.jpg"; '
         "@LIST, a text file with one of these a line; an address (http, https, or what fsspec reads)",
     )
     arguments.add_argument(
@@ -43,9 +52,17 @@ def main(argv):
         action="store_true",
         help="stop at a picture that cannot be read, in place of listing it in failed.txt and going on",
     )
+    add_camera(arguments)
     options = arguments.parse_args(argv)
-    sources = distinct_pictures(options)
+    require_inputs(arguments, options)
+    sources = [camera_source(options.camera)] if options.camera is not None else distinct_sources(options)
+    if are_videos(sources) or options.camera is not None:
+        return predict_videos(options, sources)
+    predict_pictures(options, sources)
 
+
+def predict_pictures(options, sources):
+    """Writes the results of pictures, a list of `Source`."""
     from keras_deeplab.inference.folders import Progress, cause_of, written
 
     model = command_line.load(options.row, options.weights, ema=options.ema)
@@ -66,10 +83,113 @@ def main(argv):
                     rows.append(row_of(one, model.classes))
     finally:
         print_made(rows, made)
-    if results.skipped:
-        print(f"{results.skipped} of {len(sources)} pictures were done before and are skipped")
+    end(results.skipped, failed, len(sources), options, "pictures")
+
+
+def end(skipped, failed, count, options, noun):
+    """Says what was skipped, what was not taken, and what failed.
+
+    Raises:
+        ValueError: if something failed.
+    """
+    from keras_deeplab.inference.sources import not_taken, videos_in
+
+    if skipped:
+        print(f"{skipped} of {count} {noun} were done before and are skipped")
+    if said := not_taken(videos_in(options.inputs, options.to)):
+        print(printable(said))
     if failed:
-        fail(failed, len(sources), options.to)
+        fail(failed, count, options.to, noun)
+
+
+def predict_videos(options, sources):
+    """Writes the results of videos, or of a camera."""
+    from keras_deeplab.inference.folders import cause_of
+    from keras_deeplab.inference.video import open_camera, open_video, written_videos
+
+    opened = open_video
+    if options.camera is not None:
+        opened = functools.partial(lambda _, **of: open_camera(**of), camera=options.camera, seconds=options.seconds)
+    model = command_line.load(options.row, options.weights, ema=options.ema)
+    rows, failed, said = [("video", "size", "frames", "a second", "most frequent classes")], [], []
+    of_segment = {"multi_scale_flip": options.multi_scale_flip, "resize": None}
+    run = written_videos(
+        model, sources, options.to, video_kinds_of(options), options.overwrite, options.stop_at_first, None, of_segment,
+        True, opened,
+    )  # fmt: skip
+    try:
+        with run as (results, videos):
+            for one in videos:
+                if one.error is not None:
+                    failed.append((one.source.place, cause_of(one.error)))
+                    continue
+                rows.append(row_of_video(one, model.classes))
+                said.extend(f"{rows[-1][0]}: {text}" for text in remarks(one))
+    finally:
+        print_made(rows, len(rows) - 1)
+        for text in said:
+            print(printable(text))
+    end(results.skipped, failed, len(sources), options, "videos")
+
+
+def row_of_video(one, classes):
+    """The line of the table for a video."""
+    name = printable(one.source.place.rpartition("/")[2])
+    rate = f"{one.frames / one.took:.3g}" if one.took else ""
+    return name, "{}x{}".format(*one.size), one.frames, rate, frequent_classes(one.pixels, classes)
+
+
+def remarks(one):
+    """What there is to say about a video beside its line."""
+    places = [f"{cause}" if at is None else f"{float(at):.2f} s: {cause}" for at, cause in one.failed]
+    listed = "; ".join(places[:5]) + ("; ..." if len(places) > 5 else "")
+    return [*([f"{len(places)} frames are damaged and passed over ({listed})"] if places else []), *one.notes]
+
+
+def add_camera(arguments):
+    """Adds the options that read a camera."""
+    arguments.add_argument(
+        "--camera",
+        metavar="N",
+        help="in place of INPUT, the number of a camera of this machine, or its address, device or pipe; Ctrl-C ends the "
+        "recording",
+    )
+    arguments.add_argument("--seconds", type=float, metavar="S", help="end the recording of the camera after S seconds")
+
+
+def require_inputs(arguments, options):
+    """Ends the command unless there are either inputs or a camera."""
+    if options.camera is None and not options.inputs:
+        arguments.error("the following arguments are required: INPUT")
+    if options.camera is not None and options.inputs:
+        arguments.error(f"--camera stands in place of INPUT. Received: {options.inputs[0]!r} too")
+    if options.seconds is not None and (options.camera is None or not options.seconds > 0):
+        arguments.error("--seconds is a positive number of seconds, for --camera")
+
+
+def camera_source(camera):
+    """A source with a name of its own at every start."""
+    from keras_deeplab.inference.sources import Source
+
+    name = re.sub(r"[^A-Za-z0-9]+", "_", camera).strip("_")
+    return Source(camera, f"camera_{name}_{time.strftime('%Y-%m-%d_%H-%M-%S')}")
+
+
+def are_videos(sources):
+    """Whether the inputs are videos.
+
+    Raises:
+        ValueError: if some are, and others are not.
+    """
+    from keras_deeplab.inference.sources import is_video
+
+    kinds = {is_video(source.place): source.place for source in sources}
+    if len(kinds) > 1:
+        raise ValueError(
+            "Pictures and videos are predicted in two commands, which may write into one folder. "
+            f"Received: {kinds[False]} and {kinds[True]}."
+        )
+    return True in kinds
 
 
 def add_kinds(arguments):
@@ -101,8 +221,18 @@ def kinds_of(options):
     return ["grey" if is_grey else "palette", *["overlay"] * has_overlay, *["scores"] * options.scores]
 
 
-def distinct_pictures(options):
-    """The pictures that the inputs name, as `inference.sources.Source`.
+def video_kinds_of(options):
+    """What to write of a video, of the kinds of `inference.video.WRITERS`."""
+    if options.scores:
+        raise ValueError(
+            "--scores is for pictures: the scores of a video are too large. Received: a video. Leave --scores out."
+        )
+    kinds = kinds_of(options)
+    return kinds if options.only_labels or options.palette else ["overlay"]
+
+
+def distinct_sources(options):
+    """The pictures or videos that the inputs name, as `inference.sources.Source`.
 
     Raises:
         FileNotFoundError: if one does not exist.
@@ -110,16 +240,22 @@ def distinct_pictures(options):
     """
     from keras_deeplab.inference.results import ResultsFolder
     from keras_deeplab.inference.sources import find_pictures
+    from keras_deeplab.inference.video import ENDINGS, require_av
 
-    sources = find_pictures(options.inputs, options.to)
-    ResultsFolder(options.to, kinds_of(options)).require_distinct(sources)  # before the model is loaded
+    sources = find_pictures(options.inputs, options.to)  # all is found out before the model is loaded
+    if are_videos(sources):
+        require_av()
+        ResultsFolder(options.to, video_kinds_of(options), ENDINGS).require_distinct(sources)
+    else:
+        ResultsFolder(options.to, kinds_of(options)).require_distinct(sources)
     return sources
 
 
 def row_of(one, classes):
     """The line of the table for a picture that was segmented."""
     height, width = one.labels.shape
-    return printable(one.source.place.rpartition("/")[2]), f"{width}x{height}", frequent_classes(one.labels, classes)
+    pixels = np.bincount(one.labels.ravel(), minlength=len(classes))
+    return printable(one.source.place.rpartition("/")[2]), f"{width}x{height}", frequent_classes(pixels, classes)
 
 
 def print_made(rows, made):
@@ -130,8 +266,8 @@ def print_made(rows, made):
         print(f"and {made - LISTED} more")
 
 
-def fail(failed, count, folder):
-    """Lists the pictures that could not be read.
+def fail(failed, count, folder, noun):
+    """Lists the pictures or videos that could not be read.
 
     Raises:
         ValueError: always; the command then ends with exit status 1.
@@ -141,7 +277,7 @@ def fail(failed, count, folder):
     if len(failed) > LISTED:
         print(f"and {len(failed) - LISTED} more")
     raise ValueError(
-        f"{len(failed)} of {count} pictures could not be read, the others are done. {folder}/failed.txt lists them with the "
+        f"{len(failed)} of {count} {noun} could not be read, the others are done. {folder}/failed.txt lists them with the "
         "cause. Mend them or take them out, and run the command again: it does only what is missing."
     )
 
@@ -151,9 +287,9 @@ def printable(text):
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def frequent_classes(labels, classes, count=3):
-    """The names of the `count` most frequent classes with their shares of the pixels, as text."""
-    shares = np.bincount(labels.ravel(), minlength=len(classes)) / labels.size
+def frequent_classes(pixels, classes, count=3):
+    """The names of the `count` most frequent classes with their shares, as text, from the number of pixels of each label."""
+    shares = pixels[: len(classes)] / pixels.sum()
     top = np.argsort(-shares, kind="stable")[:count]
     return ", ".join(f"{classes[i].strip()} {100 * shares[i]:.1f}%" for i in top if shares[i])
 

@@ -21,7 +21,7 @@ import tensorflow as tf
 from keras_deeplab.inference.predictions import on_devices, prefetch_map
 from keras_deeplab.inference.results import KINDS, Outcome, ResultsFolder, identity, stamp_of
 from keras_deeplab.inference.segment import merged, network_of, require_options, views_of
-from keras_deeplab.inference.sources import Source, find_pictures
+from keras_deeplab.inference.sources import Source, find_pictures, is_video
 from keras_deeplab.pictures.addresses import is_address, read_address
 from keras_deeplab.pictures.read import read_image
 
@@ -99,7 +99,7 @@ def segment_folder(
     """
     made, failed = 0, []
     options = {"multi_scale_flip": multi_scale_flip, "resize": resize}
-    sources = find_pictures(images, to)
+    sources = _pictures(images, to)
     with written(model, sources, to, kinds, overwrite, stop_at_first, devices, options) as (results, pictures):
         with Progress(len(sources), results.skipped, progress) as bar:
             for one in pictures:
@@ -137,7 +137,7 @@ def segment_files(
     """
     options = {"multi_scale_flip": multi_scale_flip, "resize": resize}
     require_options(**options)
-    sources = find_pictures(images)
+    sources = _pictures(images)
     with contextlib.closing(_segmented(model, sources, devices, options)) as pictures:
         for one in pictures:
             if one.error is None:
@@ -146,6 +146,14 @@ def segment_files(
                 _raise_named(one)
             else:
                 failed.append((one.source.place, cause_of(one.error)))
+
+
+def _pictures(images, to=None):
+    """`find_pictures`, without videos."""
+    sources = find_pictures(images, to)
+    if video := next((source.place for source in sources if is_video(source.place)), None):
+        raise ValueError(f"The inputs must be pictures. Received: {video}. `segment_video` takes a video.")
+    return sources
 
 
 @contextlib.contextmanager
@@ -200,7 +208,24 @@ def cause_of(error):
 
 def _segmented(model, sources, devices, options):
     """`Segmented` of each source, in order."""
+    with contextlib.ExitStack() as closing:
+        read = closing.enter_context(contextlib.closing(prefetch_map(_read, sources, threads=READERS)))
+        decoded = closing.enter_context(contextlib.closing(prefetch_map(_decoded, read, threads=WORKERS)))
+        yield from closing.enter_context(contextlib.closing(labelled(model, decoded, devices, options)))
 
+
+def labelled(model, pictures, devices, options):
+    """Pictures with their label maps, in order; one that has an error is passed on.
+
+    Args:
+        model: a `DeepLabV3` or `DeepLabV3Plus`.
+        pictures: an iterable of `Segmented` whose `data` are pictures.
+        devices: as for `evaluate`.
+        options: of `segment`.
+
+    Yields:
+        `Segmented`.
+    """
     return_scores = options.get("return_scores", False)
     of_views = {key: options[key] for key in ("multi_scale_flip", "resize")}
 
@@ -216,9 +241,7 @@ def _segmented(model, sources, devices, options):
         return one._replace(views=None, labels=labels, scores=scores)
 
     with contextlib.ExitStack() as closing:
-        read = closing.enter_context(contextlib.closing(prefetch_map(_read, sources, threads=READERS)))
-        decoded = closing.enter_context(contextlib.closing(prefetch_map(_decoded, read, threads=WORKERS)))
-        viewed = closing.enter_context(contextlib.closing(on_devices(model, run, decoded, devices)))
+        viewed = closing.enter_context(contextlib.closing(on_devices(model, run, pictures, devices)))
         yield from closing.enter_context(contextlib.closing(prefetch_map(merge, viewed, threads=1)))
 
 
@@ -265,13 +288,16 @@ class Progress:
     every half a minute elsewhere.
 
     Args:
-        total: the number of pictures.
+        total: the number of pictures, or None if it is not known.
         done: how many were done before.
         shown: whether to show anything.
+        before: text before the numbers.
+        noun: what is counted.
     """
 
-    def __init__(self, total, done, shown):
+    def __init__(self, total, done, shown, before="", noun="pictures"):
         self.total, self.done, self.failed, self.shown = total, done, 0, shown
+        self.before, self.noun = before, noun
         self.is_terminal = shown and sys.stderr.isatty()
         self.times = collections.deque(maxlen=RATE_OF + 1)
         self.printed = 0.0
@@ -301,12 +327,13 @@ class Progress:
 
     def line(self):
         """The line, such as "12/2000 pictures, 3.1 a second, 10:41 to go, 1 failed"."""
-        parts = [f"{self.done}/{self.total} pictures"]
+        of_total = "" if self.total is None else f"/{self.total}"
+        parts = [f"{self.before}{self.done}{of_total} {self.noun}"]
         seconds = self.times[-1] - self.times[0]
         if len(self.times) > 1 and seconds > 0:
             rate = (len(self.times) - 1) / seconds
             parts.append(f"{rate:.3g} a second")
-            if left := self.total - self.done:
+            if (left := (self.total or 0) - self.done) > 0:
                 parts.append(f"{clock(left / rate)} to go")
         if self.failed:
             parts.append(f"{self.failed} failed")

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import threading
 from pathlib import Path
 from typing import NamedTuple
@@ -60,6 +61,7 @@ KINDS = {  # kind of result: (what its file's name adds to the picture's, what w
     "overlay": ("_overlay.png", _write_overlay),
     "scores": (".npz", _write_scores),
 }
+ENDINGS = {kind: ending for kind, (ending, _) in KINDS.items()}
 
 
 def identity(model, options):
@@ -90,18 +92,20 @@ class ResultsFolder:
     """The folder of the results, for one run. `opened` makes one.
 
     Attributes:
+        kinds: what a source's results are, a list.
+        endings: {kind of result: what its file's name adds to the source's}.
         todo: the sources whose results are missing, in order.
         skipped: how many are done.
     """
 
-    def __init__(self, folder, kinds):
-        self.folder, self.kinds = Path(folder), kinds
+    def __init__(self, folder, kinds, endings=ENDINGS):
+        self.folder, self.kinds, self.endings = Path(folder), kinds, endings
         self.todo, self.skipped = [], 0
         self._adding = threading.Lock()
 
     @classmethod
     @contextlib.contextmanager
-    def opened(cls, folder, sources, kinds, of, overwrite=False):
+    def opened(cls, folder, sources, kinds, of, overwrite=False, endings=ENDINGS):
         """Locks the folder, makes it if need be, and finds out what is done.
 
         Args:
@@ -110,13 +114,14 @@ class ResultsFolder:
             kinds: of `KINDS`.
             of: what `identity` returns.
             overwrite: whether to begin anew, whatever the folder holds.
+            endings: {kind of result: what its file's name adds to the source's}.
 
         Raises:
             ValueError: if the folder holds results of another identity or of other pictures, or files that no record names,
                 and `overwrite` is not set; if results would overwrite pictures or one another.
             InUseError: if another run writes into the folder.
         """
-        self = cls(folder, kinds)
+        self = cls(folder, kinds, endings)
         self.require_distinct(sources)
         with locked(self.folder / LOCK, f"is writing predictions into {folder}"):
             self._read(sources, of, overwrite)
@@ -137,17 +142,35 @@ class ResultsFolder:
             stamp: what `stamp_of` returned before the picture was read.
             outcome: an `Outcome`.
         """
-        moves = []
+        unfinished = {}
         for kind in reversed(self.kinds):  # the label map last
             ending, write = KINDS[kind]
-            path = self.folder / (source.name + ending)
-            unfinished = self.folder / UNFINISHED / f"{threading.get_ident()}{ending}"
-            write(outcome, unfinished)
-            moves.append((unfinished, path))
-        for unfinished, path in moves:
+            unfinished[kind] = self.folder / UNFINISHED / f"{threading.get_ident()}{ending}"
+            write(outcome, unfinished[kind])
+        self.finish(source, stamp, unfinished)
+
+    def place_for_work(self):
+        """A new folder for results that are being written. It is removed at the end of the run."""
+        return Path(tempfile.mkdtemp(dir=self.folder / UNFINISHED))
+
+    def finish(self, source, stamp, unfinished):
+        """Moves complete results to their places, and notes that the source is done.
+
+        Args:
+            source, stamp: as of `write`.
+            unfinished: {kind of result: path of the file or folder}.
+        """
+        for kind, made in unfinished.items():
+            path = self.path_of(source, kind)
             path.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(unfinished, path)
+            if path.is_dir():  # nothing takes the place of a folder that is not empty
+                os.replace(path, self.place_for_work() / path.name)
+            os.replace(made, path)
         self._add(_Done(source.name, _absolute(source.place), stamp, list(self.kinds)))
+
+    def path_of(self, source, kind):
+        """Where a result of a source goes."""
+        return self.folder / (source.name + self.endings[kind])
 
     def _add(self, done):
         with self._adding:
@@ -161,7 +184,7 @@ class ResultsFolder:
 
     def require_distinct(self, sources):
         """Raises `ValueError` if two results, or a result and a picture, would be the same file."""
-        endings = [KINDS[kind][0] for kind in self.kinds]
+        endings = [self.endings[kind] for kind in self.kinds]
         place_of, pictures = {}, {real_path(source.place) for source in sources if not is_address(source.place)}
         for place, name in sources:
             for ending in endings:
@@ -199,7 +222,7 @@ class ResultsFolder:
     def _require_absent(self, sources):
         for kind in self.kinds:
             for source in sources:
-                if os.path.exists(result := self.folder / (source.name + KINDS[kind][0])):
+                if os.path.exists(result := self.path_of(source, kind)):
                     raise ValueError(
                         f"{result} exists, and {self.folder} has no {RECORD} that says by which model it was made. Name "
                         f"another folder, or {ANEW}."
@@ -219,14 +242,11 @@ class ResultsFolder:
             same_stamp and stamp
         ):  # a picture that was moved has another place and the same stamp
             raise ValueError(
-                f"{self.folder / source.name}.png is the result of {done.place}, not of {source.place}. Name another "
+                f"{self.path_of(source, self.kinds[0])} is the result of {done.place}, not of {source.place}. Name another "
                 f"folder, or {ANEW}."
             )
         has_all = set(self.kinds) <= set(done.kinds)
-        return same_stamp and has_all and all(self._exists(source.name + KINDS[kind][0]) for kind in self.kinds)
-
-    def _exists(self, result):
-        return os.path.exists(self.folder / result)
+        return same_stamp and has_all and all(os.path.exists(self.path_of(source, kind)) for kind in self.kinds)
 
 
 class _Done(NamedTuple):

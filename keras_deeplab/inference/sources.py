@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from keras_deeplab.pictures.addresses import file_system, is_address, local_path, scheme_of
-from keras_deeplab.pictures.files import IMAGE_SUFFIXES
+from keras_deeplab.pictures.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 
 class Source(NamedTuple):
@@ -74,11 +74,34 @@ def _searched(folder, to):
     _require_outside(folder, to)
     places = list(_walk(folder, to))
     if not places:
-        raise ValueError(f"{folder} holds no {', '.join(suffix[1:].upper() for suffix in IMAGE_SUFFIXES)} files.")
+        kinds = ", ".join(suffix[1:].upper() for suffix in IMAGE_SUFFIXES)
+        raise ValueError(f"{folder} holds no {kinds} files. {not_taken(videos_in([folder], to))}".strip())
     return places
 
 
-def _walk(folder, to, seen=frozenset()):
+def is_video(place):
+    """Whether the name of a file, or its address, ends as those of videos do."""
+    return _has_suffix(_path_of(place) if is_address(place) else place, VIDEO_SUFFIXES)
+
+
+def videos_in(inputs, to=None):
+    """The videos in the folders of `find_pictures`' inputs, which takes the pictures in them alone."""
+    folders = [text for text in map(os.fspath, inputs) if os.path.isdir(text)]
+    return [place for folder in folders for place in _walk(folder, to, suffixes=VIDEO_SUFFIXES)]
+
+
+def not_taken(videos):
+    """A sentence about the videos of `videos_in`; no text if there are none."""
+    if not videos:
+        return ""
+    folder, ending = os.path.dirname(videos[0]), os.path.splitext(videos[0])[1]
+    return (
+        f"Folders are searched for pictures, so {len(videos)} videos in them are not taken, such as {videos[0]}. Name them in "
+        f'a command of their own, or write a glob: "{os.path.join(folder, "*" + ending)}".'
+    )
+
+
+def _walk(folder, to, seen=frozenset(), suffixes=IMAGE_SUFFIXES):
     """The visible pictures of a folder, in order. Links to folders are followed, but not in circles."""
     real = os.path.realpath(folder)
     if real in seen or (to is not None and real == os.path.realpath(to)):
@@ -87,13 +110,13 @@ def _walk(folder, to, seen=frozenset()):
         visible = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
     for entry in visible:
         if entry.is_dir():
-            yield from _walk(entry.path, to, seen | {real})
-        elif _has_picture_suffix(entry.name) and entry.is_file():
+            yield from _walk(entry.path, to, seen | {real}, suffixes)
+        elif _has_suffix(entry.name, suffixes) and entry.is_file():
             yield entry.path
 
 
-def _has_picture_suffix(name):
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+def _has_suffix(name, suffixes=IMAGE_SUFFIXES):
+    return os.path.splitext(name)[1].lower() in suffixes
 
 
 def _require_outside(folder, to):
@@ -117,7 +140,7 @@ def _of_glob(pattern, to):
         if os.path.isdir(place):
             if not names_ending and "**" not in pattern:
                 places.extend(_walk(place, to, frozenset({os.path.realpath(root)})))
-        elif names_ending or _has_picture_suffix(place):
+        elif names_ending or _has_suffix(place):
             places.append(place)
     if not places:
         raise ValueError(f"No picture matches {pattern!r}.")
@@ -185,7 +208,7 @@ def _of_address(address):
             found, root = system.find(path), path
         else:
             return posixpath.dirname(_path_of(address)), [address]
-        places = [system.unstrip_protocol(one) for one in sorted(found) if _has_picture_suffix(one)]
+        places = [system.unstrip_protocol(one) for one in sorted(found) if _has_suffix(one)]
     except (FileNotFoundError, ImportError, ValueError):
         raise
     except Exception as error:  # every storage has its own: wrong keys, no network, no such bucket

@@ -48,6 +48,21 @@ def read_address(address) -> bytes:
         raise OSError(f"{address} cannot be read: {error or type(error).__name__}.") from error
 
 
+def open_address(address):
+    """The file at an address that fsspec reads, open for reading bytes, from any place in it.
+
+    Raises:
+        FileNotFoundError, OSError, ImportError, ValueError: as `read_address`.
+    """
+    system, path = file_system(address)
+    try:
+        return system.open(path, "rb")
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # every storage has its own
+        raise OSError(f"{address} cannot be read: {error or type(error).__name__}.") from error
+
+
 def bytes_of_file(file) -> bytes:
     """What an open file has from its position on.
 

@@ -79,10 +79,7 @@ def overlay(picture: Picture, labels: np.ndarray, classes, palette, *, opacity: 
             f"Received: {labels.dtype} of shape {labels.shape}."
         )
     labels = checked_labels(labels, palette)
-    colours = np.asarray(padded_palette(palette), np.float32)[labels]
-    # Pixels without a class keep their own colour.
-    blended = np.where((labels < len(classes))[..., None], pixels * (1 - opacity) + colours * opacity, pixels)
-    drawing = Image.fromarray(np.round(blended).astype(np.uint8))
+    drawing = Image.fromarray(blended(pixels, labels, palette, opacity))
     counts = np.bincount(labels.ravel(), minlength=256)[: len(classes)]
     by_frequency = [i for i in np.argsort(-counts, kind="stable") if counts[i]]
     entries = [(palette[i], f"{classes[i].strip()} {100 * counts[i] / labels.size:.1f}%") for i in by_frequency]
@@ -91,6 +88,13 @@ def overlay(picture: Picture, labels: np.ndarray, classes, palette, *, opacity: 
     result.paste(drawing, (0, 0))
     result.paste(key, (0, drawing.height))
     return result
+
+
+def blended(pixels, labels, palette, opacity=0.5):
+    """A picture (H, W, 3) uint8 with the colours of its labels (H, W) uint8. Pixels without a class keep their own colour."""
+    colours = np.asarray(padded_palette(palette), np.float32)[labels]
+    mixed = np.where((labels < len(palette))[..., None], pixels * (1 - opacity) + colours * opacity, pixels)
+    return np.round(mixed).astype(np.uint8)
 
 
 def legend(entries, width):

@@ -1,8 +1,12 @@
-"""A folder in, its picture files out; and the first bytes by which a file is known, whatever its name."""
+"""A folder in, its picture files out; how videos are named; the first bytes by which a file is known, whatever its name."""
 
 from pathlib import Path
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv"),
+    *(".3gp", ".ogv"),
+)
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"  # the first bytes of such a file
 JPEG_END = b"\xff\xd9"  # its last two bytes
 BASE64 = 'base64 text. In JSON, write {"b64": "..."} and the server decodes it'

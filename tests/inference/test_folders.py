@@ -17,6 +17,7 @@ from PIL import Image
 from support import SUPPORT
 from support.drawn import picture
 from support.folder_elsewhere import model as narrow_model
+from support.folder_elsewhere import shared_model
 
 import keras_deeplab as kd
 from keras_deeplab.files import InUseError, locked
@@ -31,7 +32,7 @@ IN_FLIGHT = 2 * WORKERS + 5  # pictures that the network had, and whose results 
 
 @pytest.fixture(scope="module")
 def model():
-    return narrow_model()
+    return shared_model()
 
 
 def write_pictures(folder, count, every=100):
@@ -321,6 +322,9 @@ def test_addresses_are_read(model, web, tmp_path):
         assert np.array_equal(kd.segment(model, address), expected), address
     assert np.array_equal(kd.segment(model, data), expected)
     assert np.array_equal(kd.segment(model, io.BytesIO(data)), expected)
+    drawn = kd.overlay(picture(30, 40, seed=0), expected, model.classes, model.palette)
+    for source in (addresses[2], data, io.BytesIO(data)):
+        assert np.array_equal(kd.overlay(source, expected, model.classes, model.palette), drawn)
     (tmp_path / "list.txt").write_text(f"{web}/a b.png\n{web}/gone.png\n{web}/broken.png\n")
     inputs = [f"@{tmp_path / 'list.txt'}", "memory://bucket/x"]
     result = kd.segment_folder(model, inputs, tmp_path / "out", progress=False)
@@ -331,6 +335,18 @@ def test_addresses_are_read(model, web, tmp_path):
     assert kd.segment_folder(model, inputs, tmp_path / "out", progress=False).skipped == 3
     with pytest.raises(FileNotFoundError, match="There is no picture at memory://bucket/none.png"):
         kd.segment(model, "memory://bucket/none.png")
+
+
+@pytest.mark.parametrize(
+    "missing, said",
+    [("fsspec", "fsspec, which is not installed.*pip install fsspec"), ("s3fs", "one more package for s3://")],
+)
+def test_an_address_without_its_package_is_refused_by_the_packages_name(missing, said, monkeypatch):
+    if missing != "fsspec":
+        pytest.importorskip("fsspec")
+    monkeypatch.setitem(sys.modules, missing, None)  # importing it fails
+    with pytest.raises(ImportError, match=said):
+        kd.read_image("s3://bucket/street.jpg")
 
 
 def start(images, to, log):

@@ -5,6 +5,7 @@
 Each line of LOG has the resident bytes of the process.
 """
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -23,6 +24,9 @@ VIEWS_OF = folders.views_of
 def model():
     """The narrow network, for pictures of their own size."""
     return drawn(ROW, protocol=kd.Protocol("whole"))
+
+
+shared_model = functools.cache(model)  # one for the tests of a process; who changes it mends it
 
 
 def resident_bytes():
