@@ -65,7 +65,7 @@ def test_every_page_with_python_is_run_here():
     pages = {str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
     tested = {
         "README.md",
-        *(f"docs/{name}.md" for name in ("training", "data", "evaluation", "datasets", "serving", "scale")),
+        *(f"docs/{name}.md" for name in ("training", "data", "evaluation", "datasets", "serving", "scale", "mosaics")),
     }
     assert {page for page in pages if blocks_of(page)} == tested
 
@@ -115,6 +115,14 @@ def test_the_scale_page(here):
     names = run("docs/scale.md")
     assert (names["made"], names["skipped"], names["failed"]) == (2, 0, [])
     assert Path("labels", "1.png").exists() and (names["path"], names["labels"].shape) == ("street.jpg", (60, 80))
+
+
+def test_the_mosaics_page(here):
+    rasterio = pytest.importorskip("rasterio", reason="needs the extra: rasterio")
+    release(here, "r18_loveda")
+    Image.fromarray(picture(60, 80, seed=0)).save(here / "mosaic.tif")
+    with rasterio.open(run("docs/mosaics.md")["path"]) as dataset:
+        assert dataset.shape == (60, 80) and dataset.nodata == 255
 
 
 def test_the_datasets_page(here, monkeypatch):

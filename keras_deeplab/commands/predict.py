@@ -9,10 +9,15 @@ its classes in colour. In place of a file there may be a folder, a glob, a list 
 
 A run that was stopped goes on where it was: what is done is skipped. Pictures that cannot be read are listed at the end, and
 the exit status is 1.
+
+    keras-deeplab predict deeplabv3plus_r18_loveda mosaic.tif --to labels --mosaic
+
+reads a raster of any size window by window, and writes labels/mosaic.tif with the same georeference.
 """
 
 import numpy as np
 
+from keras_deeplab.catalog.datasets import IGNORE
 from keras_deeplab.commands import command_line
 
 LISTED = 100  # pictures at most in the table of what a run made, and of what failed
@@ -43,7 +48,17 @@ def main(argv):
         action="store_true",
         help="stop at a picture that cannot be read, in place of listing it in failed.txt and going on",
     )
+    add_mosaic(arguments)
     options = arguments.parse_args(argv)
+    require_kind_of_input(options)
+    if options.mosaic:
+        predict_mosaics(options)
+    else:
+        predict_pictures(options)
+
+
+def predict_pictures(options):
+    """Writes label maps of pictures, each in memory as a whole."""
     sources = distinct_pictures(options)
 
     from keras_deeplab.inference.folders import Progress, cause_of, written
@@ -68,6 +83,95 @@ def main(argv):
         print_made(rows, made)
     if results.skipped:
         print(f"{results.skipped} of {len(sources)} pictures were done before and are skipped")
+    if failed:
+        fail(failed, len(sources), options.to)
+
+
+def add_mosaic(arguments):
+    """Adds --mosaic and the options that go with it."""
+    group = arguments.add_argument_group("rasters of any size")
+    group.add_argument(
+        "--mosaic",
+        action="store_true",
+        help="read GeoTIFFs, and whatever GDAL reads, window by window at their own size, and write STEM.tif with the same "
+        'georeference; with --scores also STEM_scores.tif (pip install "keras_deeplab[rasterio]")',
+    )
+    group.add_argument(
+        "--bands",
+        metavar="N",
+        nargs="+",
+        type=command_line.positive_integer,
+        help="three bands (red, green, blue), or one (grey); 1 2 3, or the only one, if not given",
+    )
+    group.add_argument(
+        "--stretch",
+        metavar=("LOW", "HIGH"),
+        nargs=2,
+        type=float,
+        help="the values that become 0 and 255, linearly, for bands that are not 8-bit",
+    )
+    group.add_argument(
+        "--window",
+        metavar=("SIDE", "STRIDE"),
+        nargs=2,
+        type=command_line.positive_integer,
+        help="side of the windows and from one window to the next, in pixels; the row's own if not given",
+    )
+
+
+def require_kind_of_input(options):
+    """Raises `ValueError` for options of pictures with --mosaic, and for options of --mosaic without it."""
+    of_pictures = ["multi_scale_flip", "only_labels", "palette", "overlay"]
+    wrong = of_pictures if options.mosaic else ["bands", "stretch", "window"]
+    named = [f"--{name.replace('_', '-')}" for name in wrong if getattr(options, name)]
+    if named and options.mosaic:
+        raise ValueError(
+            "With --mosaic the result is one GeoTIFF of class ids and colours, from windows at the raster's own size. "
+            f"Received: {' and '.join(named)} too. Leave it out, or --mosaic."
+        )
+    if named:
+        raise ValueError(f"{' and '.join(named)} must come with --mosaic. Add --mosaic, or leave it out.")
+
+
+def predict_mosaics(options):
+    """Writes label maps of rasters that may be larger than the memory."""
+    from keras_deeplab.pictures.rasters import check_bands, check_stretch, load_rasterio
+
+    load_rasterio()  # what is missing or wrong shows before the model is loaded
+    check_bands(options.bands)
+    check_stretch(options.stretch)
+
+    from keras_deeplab.catalog.protocol import Protocol
+    from keras_deeplab.inference.results import MOSAIC_KINDS, ResultsFolder
+    from keras_deeplab.inference.sources import find_pictures
+
+    side, stride = options.window or (None, None)
+    protocol = options.window and Protocol("slide", crop=(side, side), stride=(stride, stride))
+    sources = find_pictures(options.inputs, options.to)
+    ResultsFolder(options.to, list(MOSAIC_KINDS), MOSAIC_KINDS).require_distinct(sources)
+
+    from keras_deeplab.inference import rasters
+    from keras_deeplab.inference.folders import cause_of
+
+    model = command_line.load(options.row, options.weights, ema=options.ema)
+    chosen = rasters.Options.checked(model, protocol, options.bands, options.stretch, options.scores)
+    crop, stride = chosen.protocol.crop, chosen.protocol.stride
+    print(f"windows of {crop[1]}x{crop[0]} pixels, one every {stride[1]}x{stride[0]}, at the rasters' own size")
+    rows, failed = [("raster", "size", "most frequent classes")], []
+    how = {"overwrite": options.overwrite, "stop_at_first": options.stop_at_first, "progress": True}
+    try:
+        with rasters.written(model, sources, options.to, chosen, **how) as run:
+            skipped = run.results.skipped
+            for source, mosaic, error in run.finished:
+                if error is not None:
+                    failed.append((source.place, cause_of(error)))
+                    continue
+                name, (height, width) = printable(source.place.rpartition("/")[2]), mosaic.shape
+                rows.append((name, f"{width}x{height}", most_frequent(mosaic.counts[:IGNORE], model.classes)))
+    finally:
+        print_made(rows[: LISTED + 1], len(rows) - 1)
+    if skipped:
+        print(f"{skipped} of {len(sources)} rasters were done before and are skipped")
     if failed:
         fail(failed, len(sources), options.to)
 
@@ -153,7 +257,12 @@ def printable(text):
 
 def frequent_classes(labels, classes, count=3):
     """The names of the `count` most frequent classes with their shares of the pixels, as text."""
-    shares = np.bincount(labels.ravel(), minlength=len(classes)) / labels.size
+    return most_frequent(np.bincount(labels.ravel(), minlength=len(classes)), classes, count)
+
+
+def most_frequent(counts, classes, count=3):
+    """`frequent_classes` of the numbers of pixels of each label."""
+    shares = counts / max(counts.sum(), 1)
     top = np.argsort(-shares, kind="stable")[:count]
     return ", ".join(f"{classes[i].strip()} {100 * shares[i]:.1f}%" for i in top if shares[i])
 

@@ -268,9 +268,11 @@ class Progress:
         total: the number of pictures.
         done: how many were done before.
         shown: whether to show anything.
+        unit: what is counted.
     """
 
-    def __init__(self, total, done, shown):
+    def __init__(self, total, done, shown, unit="pictures"):
+        self.unit = unit
         self.total, self.done, self.failed, self.shown = total, done, 0, shown
         self.is_terminal = shown and sys.stderr.isatty()
         self.times = collections.deque(maxlen=RATE_OF + 1)
@@ -301,7 +303,7 @@ class Progress:
 
     def line(self):
         """The line, such as "12/2000 pictures, 3.1 a second, 10:41 to go, 1 failed"."""
-        parts = [f"{self.done}/{self.total} pictures"]
+        parts = [f"{self.done}/{self.total} {self.unit}"]
         seconds = self.times[-1] - self.times[0]
         if len(self.times) > 1 and seconds > 0:
             rate = (len(self.times) - 1) / seconds

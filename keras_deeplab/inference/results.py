@@ -60,6 +60,10 @@ KINDS = {  # kind of result: (what its file's name adds to the picture's, what w
     "overlay": ("_overlay.png", _write_overlay),
     "scores": (".npz", _write_scores),
 }
+MOSAIC_KINDS = {  # the same for rasters, whose outcome is an `inference.rasters.Mosaic`
+    "labels": (".tif", lambda mosaic, path: mosaic.write_labels(path)),
+    "scores": ("_scores.tif", lambda mosaic, path: mosaic.write_scores(path)),
+}
 
 
 def identity(model, options):
@@ -94,29 +98,32 @@ class ResultsFolder:
         skipped: how many are done.
     """
 
-    def __init__(self, folder, kinds):
+    def __init__(self, folder, kinds, table=KINDS):
         self.folder, self.kinds = Path(folder), kinds
+        self.ending = {kind: table[kind][0] for kind in kinds}
+        self.writer = {kind: table[kind][1] for kind in kinds}
         self.todo, self.skipped = [], 0
         self._adding = threading.Lock()
 
     @classmethod
     @contextlib.contextmanager
-    def opened(cls, folder, sources, kinds, of, overwrite=False):
+    def opened(cls, folder, sources, kinds, of, overwrite=False, table=KINDS):
         """Locks the folder, makes it if need be, and finds out what is done.
 
         Args:
             folder: for the results.
             sources: a list of `Source`.
-            kinds: of `KINDS`.
+            kinds: of `table`.
             of: what `identity` returns.
             overwrite: whether to begin anew, whatever the folder holds.
+            table: what `kinds` are of, such as `KINDS`.
 
         Raises:
             ValueError: if the folder holds results of another identity or of other pictures, or files that no record names,
                 and `overwrite` is not set; if results would overwrite pictures or one another.
             InUseError: if another run writes into the folder.
         """
-        self = cls(folder, kinds)
+        self = cls(folder, kinds, table)
         self.require_distinct(sources)
         with locked(self.folder / LOCK, f"is writing predictions into {folder}"):
             self._read(sources, of, overwrite)
@@ -139,10 +146,9 @@ class ResultsFolder:
         """
         moves = []
         for kind in reversed(self.kinds):  # the label map last
-            ending, write = KINDS[kind]
-            path = self.folder / (source.name + ending)
-            unfinished = self.folder / UNFINISHED / f"{threading.get_ident()}{ending}"
-            write(outcome, unfinished)
+            path = self.folder / (source.name + self.ending[kind])
+            unfinished = self.folder / UNFINISHED / f"{threading.get_ident()}{self.ending[kind]}"
+            self.writer[kind](outcome, unfinished)
             moves.append((unfinished, path))
         for unfinished, path in moves:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,10 +167,9 @@ class ResultsFolder:
 
     def require_distinct(self, sources):
         """Raises `ValueError` if two results, or a result and a picture, would be the same file."""
-        endings = [KINDS[kind][0] for kind in self.kinds]
         place_of, pictures = {}, {real_path(source.place) for source in sources if not is_address(source.place)}
         for place, name in sources:
-            for ending in endings:
+            for ending in self.ending.values():
                 if (result := name + ending) in place_of:
                     raise ValueError(
                         f"{place} and {place_of[result]} would both be written to {result}. Give them other names, or "
@@ -199,7 +204,7 @@ class ResultsFolder:
     def _require_absent(self, sources):
         for kind in self.kinds:
             for source in sources:
-                if os.path.exists(result := self.folder / (source.name + KINDS[kind][0])):
+                if os.path.exists(result := self.folder / (source.name + self.ending[kind])):
                     raise ValueError(
                         f"{result} exists, and {self.folder} has no {RECORD} that says by which model it was made. Name "
                         f"another folder, or {ANEW}."
@@ -219,11 +224,11 @@ class ResultsFolder:
             same_stamp and stamp
         ):  # a picture that was moved has another place and the same stamp
             raise ValueError(
-                f"{self.folder / source.name}.png is the result of {done.place}, not of {source.place}. Name another "
-                f"folder, or {ANEW}."
+                f"{self.folder / source.name}{self.ending[self.kinds[0]]} is the result of {done.place}, not of "
+                f"{source.place}. Name another folder, or {ANEW}."
             )
         has_all = set(self.kinds) <= set(done.kinds)
-        return same_stamp and has_all and all(self._exists(source.name + KINDS[kind][0]) for kind in self.kinds)
+        return same_stamp and has_all and all(self._exists(source.name + self.ending[kind]) for kind in self.kinds)
 
     def _exists(self, result):
         return os.path.exists(self.folder / result)
