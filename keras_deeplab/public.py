@@ -7,6 +7,7 @@ from keras_deeplab.data.pipeline import evaluation_data, training_data
 from keras_deeplab.evaluation import metrics
 from keras_deeplab.evaluation.evaluate import evaluate
 from keras_deeplab.inference.folders import segment_files, segment_folder
+from keras_deeplab.inference.rasters import segment_raster
 from keras_deeplab.inference.segment import segment
 from keras_deeplab.inference.video import segment_video
 from keras_deeplab.networks.fold import fold_norms
@@ -49,6 +50,7 @@ __all__ = [
     "segment",
     "segment_files",
     "segment_folder",
+    "segment_raster",
     "segment_video",
     "training_data",
 ]

@@ -65,7 +65,10 @@ def test_every_page_with_python_is_run_here():
     pages = {str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
     tested = {
         "README.md",
-        *(f"docs/{name}.md" for name in ("training", "data", "evaluation", "datasets", "serving", "scale", "video")),
+        *(
+            f"docs/{name}.md"
+            for name in ("training", "data", "evaluation", "datasets", "serving", "scale", "video", "mosaics")
+        ),
     }
     assert {page for page in pages if blocks_of(page)} == tested
 
@@ -123,6 +126,14 @@ def test_the_video_page(here):
     videos.write("clip.mp4", 2)
     names = run("docs/video.md")
     assert names["labels"].shape == (48, 64) and names["seconds"] == 1 / 25
+
+
+def test_the_mosaics_page(here):
+    rasterio = pytest.importorskip("rasterio", reason="needs the extra: rasterio")
+    release(here, "r18_loveda")
+    Image.fromarray(picture(60, 80, seed=0)).save(here / "mosaic.tif")
+    with rasterio.open(run("docs/mosaics.md")["path"]) as dataset:
+        assert dataset.shape == (60, 80) and dataset.nodata == 255
 
 
 def test_the_datasets_page(here, monkeypatch):

@@ -13,6 +13,9 @@ the exit status is 1.
     keras-deeplab predict deeplabv3plus_r101_cityscapes drive.mp4 --to videos
 
 writes videos/drive_overlay.mp4, the video with the classes in colour; --camera 0 records one from a camera.
+    keras-deeplab predict deeplabv3plus_r18_loveda mosaic.tif --to labels --mosaic
+
+reads a raster of any size window by window, and writes labels/mosaic.tif with the same georeference.
 """
 
 import functools
@@ -53,8 +56,12 @@ def main(argv):
         help="stop at a picture that cannot be read, in place of listing it in failed.txt and going on",
     )
     add_camera(arguments)
+    add_mosaic(arguments)
     options = arguments.parse_args(argv)
     require_inputs(arguments, options)
+    require_kind_of_input(options)
+    if options.mosaic:
+        return predict_mosaics(options)
     sources = [camera_source(options.camera)] if options.camera is not None else distinct_sources(options)
     if are_videos(sources) or options.camera is not None:
         return predict_videos(options, sources)
@@ -192,6 +199,92 @@ def are_videos(sources):
     return True in kinds
 
 
+def add_mosaic(arguments):
+    """Adds --mosaic and the options that go with it."""
+    group = arguments.add_argument_group("rasters of any size")
+    group.add_argument(
+        "--mosaic",
+        action="store_true",
+        help="read GeoTIFFs, and whatever GDAL reads, window by window at their own size, and write STEM.tif with the same "
+        'georeference; with --scores also STEM_scores.tif (pip install "keras_deeplab[rasterio]")',
+    )
+    group.add_argument(
+        "--bands",
+        metavar="N",
+        nargs="+",
+        type=command_line.positive_integer,
+        help="three bands (red, green, blue), or one (grey); 1 2 3, or the only one, if not given",
+    )
+    group.add_argument(
+        "--stretch",
+        metavar=("LOW", "HIGH"),
+        nargs=2,
+        type=float,
+        help="the values that become 0 and 255, linearly, for bands that are not 8-bit",
+    )
+    group.add_argument(
+        "--window",
+        metavar=("SIDE", "STRIDE"),
+        nargs=2,
+        type=command_line.positive_integer,
+        help="side of the windows and from one window to the next, in pixels; the row's own if not given",
+    )
+
+
+def require_kind_of_input(options):
+    """Raises `ValueError` for options of pictures with --mosaic, and for options of --mosaic without it."""
+    of_pictures = ["multi_scale_flip", "only_labels", "palette", "overlay", "camera"]
+    wrong = of_pictures if options.mosaic else ["bands", "stretch", "window"]
+    named = [f"--{name.replace('_', '-')}" for name in wrong if getattr(options, name)]
+    if named and options.mosaic:
+        raise ValueError(
+            "With --mosaic the result is one GeoTIFF of class ids and colours, from windows at the raster's own size. "
+            f"Received: {' and '.join(named)} too. Leave it out, or --mosaic."
+        )
+    if named:
+        raise ValueError(f"{' and '.join(named)} must come with --mosaic. Add --mosaic, or leave it out.")
+
+
+def predict_mosaics(options):
+    """Writes label maps of rasters that may be larger than the memory."""
+    from keras_deeplab.pictures.rasters import check_bands, check_stretch, load_rasterio
+
+    load_rasterio()  # what is missing or wrong shows before the model is loaded
+    check_bands(options.bands)
+    check_stretch(options.stretch)
+
+    from keras_deeplab.catalog.protocol import Protocol
+    from keras_deeplab.inference.results import MOSAIC_KINDS, ResultsFolder
+    from keras_deeplab.inference.sources import find_pictures
+
+    side, stride = options.window or (None, None)
+    protocol = options.window and Protocol("slide", crop=(side, side), stride=(stride, stride))
+    sources = find_pictures(options.inputs, options.to)
+    ResultsFolder(options.to, list(MOSAIC_KINDS), MOSAIC_KINDS).require_distinct(sources)
+
+    from keras_deeplab.inference import rasters
+    from keras_deeplab.inference.folders import cause_of
+
+    model = command_line.load(options.row, options.weights, ema=options.ema)
+    chosen = rasters.Options.checked(model, protocol, options.bands, options.stretch, options.scores)
+    crop, stride = chosen.protocol.crop, chosen.protocol.stride
+    print(f"windows of {crop[1]}x{crop[0]} pixels, one every {stride[1]}x{stride[0]}, at the rasters' own size")
+    rows, failed = [("raster", "size", "most frequent classes")], []
+    how = {"overwrite": options.overwrite, "stop_at_first": options.stop_at_first, "progress": True}
+    try:
+        with rasters.written(model, sources, options.to, chosen, **how) as run:
+            skipped = run.results.skipped
+            for source, mosaic, error in run.finished:
+                if error is not None:
+                    failed.append((source.place, cause_of(error)))
+                    continue
+                name, (height, width) = printable(source.place.rpartition("/")[2]), mosaic.shape
+                rows.append((name, f"{width}x{height}", frequent_classes(mosaic.counts, model.classes)))
+    finally:
+        print_made(rows[: LISTED + 1], len(rows) - 1)
+    end(skipped, failed, len(sources), options, "rasters")
+
+
 def add_kinds(arguments):
     """Adds the options that choose what is written; `kinds_of` reads them."""
     arguments.add_argument(
@@ -222,7 +315,7 @@ def kinds_of(options):
 
 
 def video_kinds_of(options):
-    """What to write of a video, of the kinds of `inference.video.WRITERS`."""
+    """What to write of a video, of the kinds of `inference.video.VIDEO_KINDS`."""
     if options.scores:
         raise ValueError(
             "--scores is for pictures: the scores of a video are too large. Received: a video. Leave --scores out."
@@ -240,12 +333,12 @@ def distinct_sources(options):
     """
     from keras_deeplab.inference.results import ResultsFolder
     from keras_deeplab.inference.sources import find_pictures
-    from keras_deeplab.inference.video import ENDINGS, require_av
+    from keras_deeplab.inference.video import VIDEO_KINDS, require_av
 
     sources = find_pictures(options.inputs, options.to)  # all is found out before the model is loaded
     if are_videos(sources):
         require_av()
-        ResultsFolder(options.to, video_kinds_of(options), ENDINGS).require_distinct(sources)
+        ResultsFolder(options.to, video_kinds_of(options), VIDEO_KINDS).require_distinct(sources)
     else:
         ResultsFolder(options.to, kinds_of(options)).require_distinct(sources)
     return sources
@@ -287,9 +380,10 @@ def printable(text):
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def frequent_classes(pixels, classes, count=3):
+def frequent_classes(counts, classes, count=3):
     """The names of the `count` most frequent classes with their shares, as text, from the number of pixels of each label."""
-    shares = pixels[: len(classes)] / pixels.sum()
+    counts = counts[: len(classes)]
+    shares = counts / max(counts.sum(), 1)
     top = np.argsort(-shares, kind="stable")[:count]
     return ", ".join(f"{classes[i].strip()} {100 * shares[i]:.1f}%" for i in top if shares[i])
 

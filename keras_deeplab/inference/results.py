@@ -61,7 +61,10 @@ KINDS = {  # kind of result: (what its file's name adds to the picture's, what w
     "overlay": ("_overlay.png", _write_overlay),
     "scores": (".npz", _write_scores),
 }
-ENDINGS = {kind: ending for kind, (ending, _) in KINDS.items()}
+MOSAIC_KINDS = {  # the same for rasters, whose outcome is an `inference.rasters.Mosaic`
+    "labels": (".tif", lambda mosaic, path: mosaic.write_labels(path)),
+    "scores": ("_scores.tif", lambda mosaic, path: mosaic.write_scores(path)),
+}
 
 
 def identity(model, options):
@@ -98,30 +101,32 @@ class ResultsFolder:
         skipped: how many are done.
     """
 
-    def __init__(self, folder, kinds, endings=ENDINGS):
-        self.folder, self.kinds, self.endings = Path(folder), kinds, endings
+    def __init__(self, folder, kinds, table=KINDS):
+        self.folder, self.kinds = Path(folder), kinds
+        self.endings = {kind: table[kind][0] for kind in kinds}
+        self.writers = {kind: table[kind][1] for kind in kinds}
         self.todo, self.skipped = [], 0
         self._adding = threading.Lock()
 
     @classmethod
     @contextlib.contextmanager
-    def opened(cls, folder, sources, kinds, of, overwrite=False, endings=ENDINGS):
+    def opened(cls, folder, sources, kinds, of, overwrite=False, table=KINDS):
         """Locks the folder, makes it if need be, and finds out what is done.
 
         Args:
             folder: for the results.
             sources: a list of `Source`.
-            kinds: of `KINDS`.
+            kinds: of `table`.
             of: what `identity` returns.
             overwrite: whether to begin anew, whatever the folder holds.
-            endings: {kind of result: what its file's name adds to the source's}.
+            table: what `kinds` are of, such as `KINDS`.
 
         Raises:
             ValueError: if the folder holds results of another identity or of other pictures, or files that no record names,
                 and `overwrite` is not set; if results would overwrite pictures or one another.
             InUseError: if another run writes into the folder.
         """
-        self = cls(folder, kinds, endings)
+        self = cls(folder, kinds, table)
         self.require_distinct(sources)
         with locked(self.folder / LOCK, f"is writing predictions into {folder}"):
             self._read(sources, of, overwrite)
@@ -144,9 +149,8 @@ class ResultsFolder:
         """
         unfinished = {}
         for kind in reversed(self.kinds):  # the label map last
-            ending, write = KINDS[kind]
-            unfinished[kind] = self.folder / UNFINISHED / f"{threading.get_ident()}{ending}"
-            write(outcome, unfinished[kind])
+            unfinished[kind] = self.folder / UNFINISHED / f"{threading.get_ident()}{self.endings[kind]}"
+            self.writers[kind](outcome, unfinished[kind])
         self.finish(source, stamp, unfinished)
 
     def place_for_work(self):
@@ -184,10 +188,9 @@ class ResultsFolder:
 
     def require_distinct(self, sources):
         """Raises `ValueError` if two results, or a result and a picture, would be the same file."""
-        endings = [self.endings[kind] for kind in self.kinds]
         place_of, pictures = {}, {real_path(source.place) for source in sources if not is_address(source.place)}
         for place, name in sources:
-            for ending in endings:
+            for ending in self.endings.values():
                 if (result := name + ending) in place_of:
                     raise ValueError(
                         f"{place} and {place_of[result]} would both be written to {result}. Give them other names, or "

@@ -170,6 +170,7 @@ class Network:
         view: a function (picture, long side, short side, mirrored) -> (scores, rows, columns) of one pass, where the box
             that the picture is resized to fit has these sides.
         padded_view: the same for a protocol that pads pictures, with the size relative to the padded picture as a fifth.
+        scores: a function from windows (N, H, W, 3) uint8 to their scores (N, h, w, classes) float32.
         score_stride: pixels of the network's input per score.
 
     Raises:
@@ -189,7 +190,7 @@ class Network:
         self.coarse = keras.Model(self.folded.input, self.folded.get_layer("logits").input[0])
         self.mean = np.array(self.folded.get_layer("normalize").mean, "float32")
         self.score_stride = 4 if model.has_decoder else model.get_config()["output_stride"]
-        self.view, self.padded_view = self._view, self._padded_view
+        self.view, self.padded_view, self.scores = self._view, self._padded_view, self._scores
         if keras.backend.backend() == "tensorflow":
             scalar = tf.TensorSpec([], tf.int32)
             self.view = tf.function(
@@ -198,6 +199,7 @@ class Network:
             )
             specs = [*self.view.input_signature, tf.TensorSpec([], tf.float32)]
             self.padded_view = tf.function(self._padded_view, input_signature=specs)
+            self.scores = tf.function(self._scores, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
         self._merge_graphs = {}  # (number of views, whether it returns scores) -> graph
 
     def view_of(self, picture, long_side, short_side, mirrored, factor):
@@ -313,11 +315,14 @@ class Network:
                 corners[i * batch : (i + 1) * batch],
                 fn_output_signature=tf.TensorSpec([None, None, 3], tf.uint8),
             )
-            return i + 1, parts.write(i, tf.cast(self.run(windows), tf.float32))
+            return i + 1, parts.write(i, self._scores(windows))
 
         _, parts = tf.while_loop(lambda i, _: i * batch < count, step, [0, parts], parallel_iterations=1)
         scores = parts.concat()
         return tf.reshape(scores, [tf.size(tops), tf.size(lefts), *tf.unstack(tf.shape(scores))[1:]])
+
+    def _scores(self, windows):
+        return tf.cast(self.run(tf.convert_to_tensor(windows)), tf.float32)
 
     def run(self, images):
         """The logits (N, h, w, classes) of pictures (N, H, W, 3), before they are resized."""

@@ -29,7 +29,6 @@ from keras_deeplab.inference.sources import Source
 from keras_deeplab.pictures.addresses import TIMEOUT, is_address, local_path, open_address, scheme_of
 from keras_deeplab.pictures.draw import blended
 
-ENDINGS = {"grey": "_labels", "palette": "_labels", "overlay": "_overlay.mp4"}  # of a video's results
 TIMES = "frames.csv"  # in the folder of label maps: the time of each
 FRAME = "{:06}.png"
 HDR = {16: "PQ", 18: "HLG"}  # number of a transfer function (ITU-T H.273): its name
@@ -445,7 +444,7 @@ def written_videos(model, sources, to, kinds, overwrite, stop_at_first, devices,
     """
     require_av()
     require_options(**options)
-    with ResultsFolder.opened(to, sources, kinds, identity(model, options), overwrite, ENDINGS) as results:
+    with ResultsFolder.opened(to, sources, kinds, identity(model, options), overwrite, VIDEO_KINDS) as results:
         for source in results.todo:
             _require_own(results, source)
         yield (
@@ -493,11 +492,13 @@ def _written(model, results, source, stop_at_first, devices, options, progress, 
 def _write(model, results, source, stamp, video, devices, options, bar):
     """Writes the results of a video that is open."""
     folder, begun = results.place_for_work(), time.monotonic()
-    made = {kind: folder / ENDINGS[kind] for kind in results.kinds}
+    made = {kind: folder / VIDEO_KINDS[kind][0] for kind in results.kinds}
     sizes, pixels, failed = [], np.zeros(256, np.int64), []
 
     with contextlib.ExitStack() as closing:
-        writers = [closing.enter_context(WRITERS[kind](path, video, model, kind)) for kind, path in made.items()]
+        writers = [
+            closing.enter_context(results.writers[kind](path, video, model, kind)) for kind, path in made.items()
+        ]
 
         def draw(one):
             return one, None if one.error else [writer.draw(one) for writer in writers]
@@ -671,4 +672,8 @@ class Sound:
             self.packet = None
 
 
-WRITERS = {"grey": LabelFrames, "palette": LabelFrames, "overlay": OverlayVideo}
+VIDEO_KINDS = {  # kind of result: (what its name adds to the video's, what writes it)
+    "grey": ("_labels", LabelFrames),
+    "palette": ("_labels", LabelFrames),
+    "overlay": ("_overlay.mp4", OverlayVideo),
+}

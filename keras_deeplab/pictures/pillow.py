@@ -72,15 +72,20 @@ def open_picture(data: bytes) -> Image.Image:
     Raises:
         Refused: for more pixels than the limit.
     """
+    image = open_unlimited(io.BytesIO(data))
+    check_size(*image.size)
+    return image
+
+
+def open_unlimited(file) -> Image.Image:
+    """A PIL image of a path or an open file, of any size, whose header has been read."""
     with _opening:  # Pillow's own limit is one number for the whole process, which only `open` compares
         own = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
         try:
-            image = Image.open(io.BytesIO(data))
+            return Image.open(file)
         finally:
             Image.MAX_IMAGE_PIXELS = own
-    check_size(*image.size)
-    return image
 
 
 def check_size(width, height):
@@ -91,7 +96,8 @@ def check_size(width, height):
     if width * height > int(text):
         raise Refused(
             f"has {width}x{height} = {width * height} pixels, more than {text}. If the file is trusted and the memory "
-            f"is enough, set the environment variable {LIMIT} to {width * height} or more"
+            f"is enough, set the environment variable {LIMIT} to {width * height} or more; or read it window by window: "
+            "`keras-deeplab predict --mosaic`, `kd.segment_raster`"
         )
 
 

@@ -107,3 +107,47 @@ def test_other_results_are_refused_unless_overwritten(model, tmp_path):
     assert np.array_equal(labels, kd.segment(model, tmp_path / "a.png", multi_scale_flip=True))
     with pytest.raises(ValueError, match="would both be written to a.png"):
         run(tmp_path / "a.png", tmp_path / "a.png", "--to", tmp_path / "out")
+
+
+def test_mosaics_are_written_as_geotiffs_and_those_that_cannot_be_read_are_listed(model, tmp_path, capsys):
+    rasterio = pytest.importorskip("rasterio", reason="needs the extra: rasterio")
+    write(tmp_path / "in" / "a.tif", 0)
+    write(tmp_path / "in" / "b.tif", 1, size=(20, 30))
+    (tmp_path / "in" / "bad.tif").write_bytes(b"no raster")
+    with pytest.raises(ValueError, match="1 of 3 pictures could not be read"):
+        run(tmp_path / "in", "--to", tmp_path / "out", "--mosaic", "--window", 25, 15)
+    assert files_in(tmp_path / "out") == ["a.tif", "b.tif", "failed.txt", "predictions.jsonl"]
+    printed = capsys.readouterr().out
+    assert "windows of 25x25 pixels, one every 15x15" in printed and "a.tif   40x30" in printed
+    assert f"{tmp_path / 'in' / 'bad.tif'}: There must be a raster that GDAL reads." in printed
+    model.protocol = kd.Protocol("slide", crop=(25, 25), stride=(15, 15))
+    try:
+        with rasterio.open(tmp_path / "out" / "a.tif") as dataset:
+            assert np.array_equal(dataset.read(1), kd.segment(model, tmp_path / "in" / "a.tif"))
+    finally:
+        model.protocol = kd.Protocol("whole")
+    (tmp_path / "in" / "bad.tif").unlink()
+    run(tmp_path / "in" / "*.tif", "--to", tmp_path / "out", "--mosaic", "--window", 25, 15)
+    assert "2 of 2 rasters were done before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--mosaic", "--overlay"], "With --mosaic .*Received: --overlay too"),
+        (["--mosaic", "--only-labels", "--multi-scale-flip"], "--multi-scale-flip and --only-labels too"),
+        (["--bands", "1"], "--bands must come with --mosaic"),
+        (["--window", "9", "9"], "--window must come with --mosaic"),
+        (["--stretch", "0", "1"], "--stretch must come with --mosaic"),
+        (["--mosaic", "--bands", "1", "2"], "--bands names one band .grey. or three"),
+        (["--mosaic", "--stretch", "9", "1"], "--stretch is .LOW, HIGH."),
+        (["--mosaic", "--window", "9", "10"], "must be at most"),
+    ],
+)
+def test_options_that_contradict_mosaic_are_refused(options, said, tmp_path):
+    if "--mosaic" in options:
+        pytest.importorskip("rasterio", reason="needs the extra: rasterio")
+    write(tmp_path / "a.tif", 0)
+    with pytest.raises(SystemExit, match=said):
+        command_line.run(predict.main, [NAME, str(tmp_path / "a.tif"), "--to", str(tmp_path / "out"), *options])
+    assert not (tmp_path / "out").exists()
