@@ -6,6 +6,7 @@ from keras_deeplab.data.pairs import open_prepared
 from keras_deeplab.data.pipeline import evaluation_data, training_data
 from keras_deeplab.evaluation import metrics
 from keras_deeplab.evaluation.evaluate import evaluate
+from keras_deeplab.inference.distributed import segment_with_beam
 from keras_deeplab.inference.folders import segment_files, segment_folder
 from keras_deeplab.inference.segment import segment
 from keras_deeplab.networks.fold import fold_norms
@@ -46,5 +47,6 @@ __all__ = [
     "segment",
     "segment_files",
     "segment_folder",
+    "segment_with_beam",
     "training_data",
 ]

@@ -9,7 +9,15 @@ its classes in colour. In place of a file there may be a folder, a glob, a list 
 
 A run that was stopped goes on where it was: what is done is skipped. Pictures that cannot be read are listed at the end, and
 the exit status is 1.
+
+With --engine beam, Apache Beam does the same in several processes or on a cluster. Its own options follow after --:
+
+    keras-deeplab predict deeplabv3plus_r101_cityscapes photos --to labels --only-labels --engine beam -- \
+        --direct_num_workers=2 --direct_running_mode=multi_processing
 """
+
+import argparse
+import tempfile
 
 import numpy as np
 
@@ -43,7 +51,16 @@ def main(argv):
         action="store_true",
         help="stop at a picture that cannot be read, in place of listing it in failed.txt and going on",
     )
-    options = arguments.parse_args(argv)
+    arguments.add_argument(
+        "--engine",
+        choices=("local", "beam"),
+        default="local",
+        help="beam: by Apache Beam, whose options follow after -- at the end; label maps alone",
+    )
+    options, of_beam = parsed(arguments, argv)
+    if options.engine == "beam":
+        predict_with_beam(options, of_beam)
+        return
     sources = distinct_pictures(options)
 
     from keras_deeplab.inference.folders import Progress, cause_of, written
@@ -68,6 +85,49 @@ def main(argv):
         print_made(rows, made)
     if results.skipped:
         print(f"{results.skipped} of {len(sources)} pictures were done before and are skipped")
+    if failed:
+        fail(failed, len(sources), options.to)
+
+
+def parsed(arguments, argv):
+    """The parsed arguments, and the options of Beam that follow after -- if it is the engine."""
+    own = argv[: argv.index("--")] if "--" in argv else argv
+    engine = argparse.ArgumentParser(add_help=False)
+    engine.add_argument("--engine")
+    if engine.parse_known_args(own)[0].engine == "beam":
+        return arguments.parse_args(own), argv[len(own) + 1 :]
+    return arguments.parse_args(argv), []
+
+
+def predict_with_beam(options, of_beam):
+    """Exports the model and lets Beam's workers run it."""
+    refused = {
+        "--overlay": options.overlay,
+        "--scores": options.scores,
+        "--multi-scale-flip": options.multi_scale_flip,
+        "--stop-at-first": options.stop_at_first,
+    }
+    for name, given in refused.items():
+        if given:
+            raise ValueError(
+                f"--engine beam writes label maps by the model's own protocol. Received: {name}. Leave one out."
+            )
+    if not (options.only_labels or options.palette):
+        raise ValueError("--engine beam writes label maps and no overlays. Name --only-labels or --palette.")
+
+    from keras_deeplab.inference.distributed import pictures_for_beam, pipeline_options, segment_sources
+
+    beam_options = pipeline_options(of_beam)
+    sources = pictures_for_beam(beam_options, options.inputs, options.to)
+
+    from keras_deeplab.serving.export import MAX_PIXELS, export_saved_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = command_line.load(options.row, options.weights, ema=options.ema)
+        export_saved_model(model, folder, max_pixels=MAX_PIXELS)
+        kind = "palette" if options.palette else "grey"
+        made, skipped, failed = segment_sources(folder, sources, options.to, kind, options.overwrite, beam_options)
+    print(f"{made} of {len(sources)} pictures are done now, {skipped} were done before")
     if failed:
         fail(failed, len(sources), options.to)
 

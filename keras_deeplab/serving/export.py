@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from keras_deeplab.inference.results import identity
 from keras_deeplab.inference.segment import Network, merge
 from keras_deeplab.networks.fast.convolution import Purpose
 from keras_deeplab.networks.fold import fold_norms
@@ -94,8 +95,11 @@ def saved_model_in_place_of(model, path, *, palette=False, precision=None, size=
     served_model = at_precision(model, precision)
     with folder_in_place_of(path) as new:
         require_replaceable(path)
-        metadata = describe(model, served_model, palette=bool(palette), size=size, max_pixels=max_pixels)
         network = Network(served_model, Purpose.ANY_PROCESSOR)
+        metadata = {
+            **describe(model, served_model, palette=bool(palette), size=size, max_pixels=max_pixels),
+            "identity": identity(model, {}, network.folded),  # by it `segment_with_beam` knows what was done before
+        }
         module = ServedModule(network, model.palette if palette else None, size, max_pixels, metadata)
         tf.saved_model.save(
             module, str(new), signatures={name: getattr(module, name) for name in metadata["signatures"]}
