@@ -176,9 +176,7 @@ def closest(text, parser):
     """A hint at options with a similar name, or nothing."""
     names = [name for action in parser._actions for name in action.option_strings]
     found = difflib.get_close_matches(text.partition("=")[0], names)
-    return (
-        f" Closest: {', '.join(found)}." if found else " `python -m apache_beam.options.pipeline_options` lists none."
-    )
+    return f" Closest: {', '.join(found)}." if found else ""
 
 
 def runner_of(options):
@@ -297,9 +295,10 @@ def list_by_beam(address, to):
         )
     if address.rstrip("/") == to.rstrip("/"):
         raise ValueError(f"The results must not lie among the pictures. Received: {address} for both.")
-    if has_picture_suffix(address) and not glob.has_magic(address):  # not asked for: a list may have a million of them
-        return posixpath.dirname(path_of(address)), [address]
     with named(address, "listed"):
+        FileSystems.get_filesystem(address)
+        if has_picture_suffix(address) and not glob.has_magic(address):  # not asked for: a list may have a million
+            return posixpath.dirname(path_of(address)), [address]
         if glob.has_magic(address):
             root, pattern = fixed_beginning(address), address
         else:
