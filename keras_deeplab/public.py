@@ -6,6 +6,7 @@ from keras_deeplab.data.pairs import open_prepared
 from keras_deeplab.data.pipeline import evaluation_data, training_data
 from keras_deeplab.evaluation import metrics
 from keras_deeplab.evaluation.evaluate import evaluate
+from keras_deeplab.inference.distributed import segment_with_beam
 from keras_deeplab.inference.folders import segment_files, segment_folder
 from keras_deeplab.inference.rasters import segment_raster
 from keras_deeplab.inference.segment import segment
@@ -52,5 +53,6 @@ __all__ = [
     "segment_folder",
     "segment_raster",
     "segment_video",
+    "segment_with_beam",
     "training_data",
 ]

@@ -65,10 +65,8 @@ def test_every_page_with_python_is_run_here():
     pages = {str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
     tested = {
         "README.md",
-        *(
-            f"docs/{name}.md"
-            for name in ("training", "data", "evaluation", "datasets", "serving", "scale", "video", "mosaics")
-        ),
+        *(f"docs/{name}.md" for name in ("training", "data", "evaluation", "datasets", "serving")),
+        *(f"docs/{name}.md" for name in ("scale", "beam", "video", "mosaics")),
     }
     assert {page for page in pages if blocks_of(page)} == tested
 
@@ -134,6 +132,18 @@ def test_the_mosaics_page(here):
     Image.fromarray(picture(60, 80, seed=0)).save(here / "mosaic.tif")
     with rasterio.open(run("docs/mosaics.md")["path"]) as dataset:
         assert dataset.shape == (60, 80) and dataset.nodata == 255
+
+
+@pytest.mark.slow
+def test_the_beam_page(here, capsys):
+    pytest.importorskip("apache_beam", reason="needs the extra: beam")
+    release(here, "r18_loveda")
+    (here / "photos").mkdir()
+    Image.fromarray(picture(60, 80, seed=0)).save(here / "photos" / "0.png")
+    Image.fromarray(picture(60, 80, seed=1)).save(here / "street.jpg")
+    names = run("docs/beam.md")
+    assert (names["made"], names["skipped"], names["failed"]) == (1, 0, []) and Path("labels", "0.png").exists()
+    assert capsys.readouterr().out.startswith("street.jpg ")
 
 
 def test_the_datasets_page(here, monkeypatch):

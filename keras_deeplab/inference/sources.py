@@ -19,7 +19,7 @@ class Source(NamedTuple):
     name: str  # of its results, relative to their folder and without ending, with / between folders
 
 
-def find_pictures(inputs, to=None):
+def find_pictures(inputs, to=None, list_address=None):
     """Finds the pictures that the inputs name.
 
     Args:
@@ -31,6 +31,7 @@ def find_pictures(inputs, to=None):
                 current folder. The results keep the folders below the deepest one that all pictures of the list are in.
             an address: of one file, or of a folder or a glob for those of fsspec.
         to: the folder of the results. What is in it is not searched.
+        list_address: a function like `list_by_fsspec`, which is the default.
 
     Returns:
         a list of `Source`.
@@ -42,24 +43,25 @@ def find_pictures(inputs, to=None):
     """
     if isinstance(inputs, (str, os.PathLike)):
         inputs = [inputs]
-    return [source for text in inputs for source in _of_input(os.fspath(text), to)]
+    list_address = list_address or list_by_fsspec
+    return [source for text in inputs for source in _of_input(os.fspath(text), to, list_address)]
 
 
-def _of_input(text, to):
+def _of_input(text, to, list_address):
     if text.startswith("@") and not os.path.exists(text):
-        return _of_list(text[1:], to)
-    root, places = _expanded(text, to)
+        return _of_list(text[1:], to, list_address)
+    root, places = _expanded(text, to, list_address)
     if not places:
         raise FileNotFoundError(f"There is no picture {text!r}.")
     return [Source(place, _name(place, root)) for place in places]
 
 
-def _expanded(text, to):
+def _expanded(text, to, list_address):
     """(the folder that the names of results start from, places) of any input but a list. Empty for a file that is missing."""
     if is_address(text) and scheme_of(text) == "file":
         text = str(local_path(text))
     if is_address(text):
-        return _of_address(text)
+        return list_address(text)
     if os.path.isfile(text):
         return os.path.dirname(os.path.abspath(text)), [text]
     if os.path.isdir(text):
@@ -71,7 +73,7 @@ def _expanded(text, to):
 
 def _searched(folder, to):
     """The pictures of a folder at any depth, sorted."""
-    _require_outside(folder, to)
+    require_outside(folder, to)
     places = list(_walk(folder, to))
     if not places:
         kinds = ", ".join(suffix[1:].upper() for suffix in IMAGE_SUFFIXES)
@@ -81,7 +83,7 @@ def _searched(folder, to):
 
 def is_video(place):
     """Whether the name of a file, or its address, ends as those of videos do."""
-    return _has_suffix(_path_of(place) if is_address(place) else place, VIDEO_SUFFIXES)
+    return has_suffix(path_of(place) if is_address(place) else place, VIDEO_SUFFIXES)
 
 
 def videos_in(inputs, to=None):
@@ -111,15 +113,16 @@ def _walk(folder, to, seen=frozenset(), suffixes=IMAGE_SUFFIXES):
     for entry in visible:
         if entry.is_dir():
             yield from _walk(entry.path, to, seen | {real}, suffixes)
-        elif _has_suffix(entry.name, suffixes) and entry.is_file():
+        elif has_suffix(entry.name, suffixes) and entry.is_file():
             yield entry.path
 
 
-def _has_suffix(name, suffixes=IMAGE_SUFFIXES):
+def has_suffix(name, suffixes=IMAGE_SUFFIXES):
+    """Whether a name ends with one of `suffixes`, as pictures do."""
     return os.path.splitext(name)[1].lower() in suffixes
 
 
-def _require_outside(folder, to):
+def require_outside(folder, to):
     """Raises `ValueError` if results would lie among the pictures of `folder`, where the next search would find them."""
     if to is not None and os.path.realpath(folder) == os.path.realpath(to):
         raise ValueError(
@@ -129,8 +132,8 @@ def _require_outside(folder, to):
 
 
 def _of_glob(pattern, to):
-    root = _fixed_beginning(pattern)
-    _require_outside(root, to)
+    root = fixed_beginning(pattern)
+    require_outside(root, to)
     names_ending = os.path.splitext(pattern)[1] != ""
     inside = None if to is None else os.path.join(os.path.realpath(to), "")
     places = []
@@ -140,28 +143,28 @@ def _of_glob(pattern, to):
         if os.path.isdir(place):
             if not names_ending and "**" not in pattern:
                 places.extend(_walk(place, to, frozenset({os.path.realpath(root)})))
-        elif names_ending or _has_suffix(place):
+        elif names_ending or has_suffix(place):
             places.append(place)
     if not places:
         raise ValueError(f"No picture matches {pattern!r}.")
     return root, list(dict.fromkeys(places))
 
 
-def _fixed_beginning(pattern):
+def fixed_beginning(pattern):
     """The folders of a glob before the first that has a wildcard."""
     while glob.has_magic(pattern):
         pattern = os.path.dirname(pattern)
     return pattern or os.curdir
 
 
-def _of_list(file, to):
+def _of_list(file, to, list_address):
     """The pictures of a list, each once. Lines that name nothing are kept: reading them fails, and says so."""
     if not os.path.isfile(file):
         raise FileNotFoundError(f"There is no list {file!r} (the text after @).")
     places = []
     for line in Path(file).read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n"):
         if line := line.rstrip("\r"):
-            places.extend(_expanded(line, to)[1] or [line])
+            places.extend(_expanded(line, to, list_address)[1] or [line])
     if not places:
         raise ValueError(f"The list {file} names no picture.")
     places = list(dict.fromkeys(places))
@@ -177,18 +180,18 @@ def _by_kind(places):
 def _common_folder(places):
     """The deepest folder that all places are in. They are all paths, or all addresses."""
     if is_address(places[0]):
-        return posixpath.commonpath([posixpath.dirname(_path_of(place)) for place in places])
+        return posixpath.commonpath([posixpath.dirname(path_of(place)) for place in places])
     return os.path.commonpath({os.path.dirname(os.path.abspath(place)) for place in places})
 
 
 def _name(place, root):
     """The place relative to `root`, without ending."""
     if is_address(place):
-        return posixpath.splitext(posixpath.relpath(_path_of(place), root))[0]
+        return posixpath.splitext(posixpath.relpath(path_of(place), root))[0]
     return os.path.splitext(os.path.relpath(place, root))[0].replace(os.sep, "/")
 
 
-def _path_of(address):
+def path_of(address):
     """Host and path of an address as a path, whose parts are plain names."""
     parts = urllib.parse.urlsplit(address)
     is_web = parts.scheme.lower() in ("http", "https")  # there, and only there, % stands for a character
@@ -197,25 +200,26 @@ def _path_of(address):
     return "/" + "/".join([parts.netloc or "_", *plain])
 
 
-def _of_address(address):
+def list_by_fsspec(address):
+    """(the folder that the names of results start from, as `path_of` gives it; the pictures) of an address."""
     if scheme_of(address) in ("http", "https"):
-        return posixpath.dirname(_path_of(address)), [address]
+        return posixpath.dirname(path_of(address)), [address]
     system, path = file_system(address)
     try:
         if glob.has_magic(path) and not system.exists(path):
-            found, root = system.glob(path), _fixed_beginning(path)
+            found, root = system.glob(path), fixed_beginning(path)
         elif system.isdir(path):
             found, root = system.find(path), path
         else:
-            return posixpath.dirname(_path_of(address)), [address]
-        places = [system.unstrip_protocol(one) for one in sorted(found) if _has_suffix(one)]
+            return posixpath.dirname(path_of(address)), [address]
+        places = [system.unstrip_protocol(one) for one in sorted(found) if has_suffix(one)]
     except (FileNotFoundError, ImportError, ValueError):
         raise
     except Exception as error:  # every storage has its own: wrong keys, no network, no such bucket
         raise OSError(f"{address} cannot be listed: {error or type(error).__name__}.") from error
     if not places:
         raise ValueError(f"No picture is at {address}.")
-    return _path_of(system.unstrip_protocol(root)), places
+    return path_of(system.unstrip_protocol(root)), places
 
 
 @functools.lru_cache(maxsize=1024)

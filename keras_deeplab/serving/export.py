@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from keras_deeplab.inference.results import identity
 from keras_deeplab.inference.segment import Network, merge, passes, require_options, require_sizes_of
 from keras_deeplab.networks.fast.convolution import Purpose
 from keras_deeplab.networks.fold import fold_norms
@@ -108,9 +109,13 @@ def saved_model_in_place_of(
     served_model = at_precision(model, precision)
     with folder_in_place_of(path) as new:
         require_replaceable(path)
-        options = dict(size=size, max_pixels=max_pixels, multi_scale_flip=multi_scale_flip)
-        metadata = describe(model, served_model, palette=bool(palette), **options)
         network = Network(served_model, Purpose.ANY_PROCESSOR)
+        options = dict(size=size, max_pixels=max_pixels, multi_scale_flip=multi_scale_flip)
+        metadata = {
+            **describe(model, served_model, palette=bool(palette), **options),
+            # By it `segment_with_beam` knows what was done before.
+            "identity": identity(model, {"multi_scale_flip": multi_scale_flip, "resize": None}, network.folded),
+        }
         module = ServedModule(network, model.palette if palette else None, metadata=metadata, **options)
         tf.saved_model.save(
             module, str(new), signatures={name: getattr(module, name) for name in metadata["signatures"]}

@@ -1,5 +1,7 @@
 """The command predict: what it writes for files, folders and lists, what it prints, and its exit status."""
 
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -151,3 +153,50 @@ def test_options_that_contradict_mosaic_are_refused(options, said, tmp_path):
     with pytest.raises(SystemExit, match=said):
         command_line.run(predict.main, [NAME, str(tmp_path / "a.tif"), "--to", str(tmp_path / "out"), *options])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ([], "Name --only-labels or --palette"),
+        (["--overlay", "--palette"], "Received: --overlay. Leave one out"),
+        (["--only-labels", "--scores"], "Received: --scores"),
+        (["--only-labels", "--multi-scale-flip"], "Received: --multi-scale-flip"),
+        (["--only-labels", "--stop-at-first"], "Received: --stop-at-first"),
+    ],
+)
+def test_beam_writes_label_maps_alone(options, said, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        run(tmp_path / "x.png", "--to", tmp_path / "out", "--engine", "beam", *options, "--", "--direct_num_workers=2")
+
+
+def test_beam_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam.options.pipeline_options", None)
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    with pytest.raises(ImportError, match=r"apache-beam, which is not installed. pip install .keras_deeplab\[beam\]"):
+        run(tmp_path / "x.png", "--to", tmp_path / "out", "--engine=beam", "--palette")
+
+
+def test_a_bucket_for_the_results_needs_beam(tmp_path):
+    write(tmp_path / "x.png", 0)
+    with pytest.raises(ValueError, match="Received: s3://bucket/out. With --engine beam"):
+        run(tmp_path / "x.png", "--to", "s3://bucket/out")
+
+
+@pytest.mark.slow
+def test_beam_goes_on_where_one_machine_was_stopped_and_ends_with_status_1(model, tmp_path, capsys):
+    pytest.importorskip("apache_beam", reason="needs the extra: beam")
+    for seed in range(3):
+        write(tmp_path / "images" / f"{seed}.png", seed)
+    run(tmp_path / "images" / "0.png", "--to", tmp_path / "out", "--only-labels")
+    (tmp_path / "images" / "bad.jpg").write_bytes(b"<html>")
+    arguments = [NAME, str(tmp_path / "images"), "--to", str(tmp_path / "out"), "--only-labels", "--engine", "beam"]
+    with pytest.raises(SystemExit) as ended:
+        command_line.run(predict.main, [*arguments, "--", "--direct_num_workers=1"])
+    assert ended.value.code.startswith("error: 1 of 4 pictures could not be read")
+    assert "2 of 4 pictures are done now, 1 were done before" in capsys.readouterr().out
+    assert files_in(tmp_path / "out") == ["0.png", "1.png", "2.png", "failed.txt", "predictions.jsonl"]
+    for seed in range(3):
+        with Image.open(tmp_path / "out" / f"{seed}.png") as image:
+            assert image.mode == "L"
+            assert np.array_equal(np.asarray(image), kd.segment(model, tmp_path / "images" / f"{seed}.png"))
