@@ -116,7 +116,7 @@ def test_mosaics_are_written_as_geotiffs_and_those_that_cannot_be_read_are_liste
     write(tmp_path / "in" / "a.tif", 0)
     write(tmp_path / "in" / "b.tif", 1, size=(20, 30))
     (tmp_path / "in" / "bad.tif").write_bytes(b"no raster")
-    with pytest.raises(ValueError, match="1 of 3 pictures could not be read"):
+    with pytest.raises(ValueError, match="1 of 3 rasters could not be read"):
         run(tmp_path / "in", "--to", tmp_path / "out", "--mosaic", "--window", 25, 15)
     assert files_in(tmp_path / "out") == ["a.tif", "b.tif", "failed.txt", "predictions.jsonl"]
     printed = capsys.readouterr().out
