@@ -107,6 +107,9 @@ def write_cards(folder):
     """Writes index.md and a page for each released model into a folder."""
     folder.mkdir(exist_ok=True)
     presets = kd.list_presets(details=True)
+    for path in folder.glob("*.md"):  # of a build before a row was renamed
+        if path.stem not in {"index", *(preset["name"] for preset in presets)}:
+            path.unlink()
     for preset in presets:
         write(folder / f"{preset['name']}.md", card(preset, rows.find(preset["name"])))
     write(folder / "index.md", index(presets))
@@ -121,8 +124,8 @@ def write(path, text):
 def index(presets):
     """The table of all models."""
     lines = [
-        f"| [{preset['name']}]({preset['name']}.md) | {DATASETS[preset['dataset']].title} | {score(preset['mIoU'])} "
-        f"| {score(preset['mIoU_ms_flip'])} | {preset['parameters'] / 1e6:.1f} | {preset['megabytes']:.0f} |"
+        f"| [{preset['name']}]({preset['name']}.md) | {DATASETS[preset['dataset']].title} | {score(preset['mIoU'], '-')} "
+        f"| {score(preset['mIoU_ms_flip'], '-')} | {preset['parameters'] / 1e6:.1f} | {preset['megabytes']:.0f} |"
         for preset in presets
     ]
     pages = "\n".join(preset["name"] for preset in presets)
@@ -192,8 +195,8 @@ labels = kd.segment(model, "street.jpg")  # (height, width) uint8
 """
 
 
-def score(value):
-    return "not published" if value is None else f"{value:.2f}"
+def score(value, unknown="not published"):
+    return unknown if value is None else f"{value:.2f}"
 
 
 def protocol(p):
