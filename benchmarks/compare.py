@@ -37,6 +37,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
 import numpy as np  # noqa: E402
+import plots  # noqa: E402
 import report  # noqa: E402
 import training_input  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -356,7 +357,7 @@ def main(argv):
     if options.markdown:
         report.fill(Path(options.markdown), results)
     if options.plot:
-        report.plot(Path(options.plot), results)
+        plots.plot(Path(options.plot), results)
 
 
 if __name__ == "__main__":

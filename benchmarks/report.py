@@ -1,12 +1,10 @@
-"""Lines measured by compare.py in; tables, sections of a page and SVG plots out."""
+"""Lines measured by compare.py in; tables and sections of a page out, and back."""
 
 import datetime
 import json
-import math
 import os
 import platform
 import re
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +16,6 @@ HEADS = {name: TIMES for name in ("network", "step", "segment", "serving", "inpu
     "memory": ["line", *MEMORY],
     "growth": ["line", "ours, s", "original, s", "original / ours", *MEMORY],
 }
-COLOURS = {("ours", "float32"): "#1f6fb4", ("ours", "bfloat16"): "#7fbde8"}
-COLOURS |= {("original", "float32"): "#c0392b", ("original", "bfloat16"): "#eea39b"}
 
 
 def cells(name, line):
@@ -48,8 +44,8 @@ def seconds(side):
 
 
 def ratio_of(line):
-    """The original's best time divided by ours."""
-    return min(line["original"]["seconds"]) / min(line["ours"]["seconds"])
+    """The original's best time divided by ours; of a line that was read from a page, the ratio as printed."""
+    return line["ratio"] if "ratio" in line else min(line["original"]["seconds"]) / min(line["ours"]["seconds"])
 
 
 def keep(path, results, known=None):
@@ -110,81 +106,34 @@ def origin(lines):
     return "; ".join(", ".join(sorted(part)) for part in parts) + f"; {' or '.join(sorted(turns))} turns of each side."
 
 
-def plot(folder, results):
-    """Draws ratios.svg, how many times faster ours is, and growth.svg, seconds and MiB against what grows."""
-    folder.mkdir(parents=True, exist_ok=True)
-    kinds = [name for name, head in HEADS.items() if head[: len(TIMES)] == TIMES and name in results]
-    lines = [line for name in kinds for line in results[name] if "original" in line]
-    if lines:
-        (folder / "ratios.svg").write_text(svg(860, 40 + 20 * len(lines), bars(lines)))
-    if results.get("growth"):
-        (folder / "growth.svg").write_text(svg(900, 540, curves(results["growth"])))
+def read(path):
+    """The results in the tables of a page that `fill` wrote, as far as plots need them; the inverse of `cells`.
+
+    Returns:
+        {name of the table: lines}. Times are the best ones, ratios as printed, and memory is None where the table has none.
+    """
+    page, results = Path(path).read_text(), {}
+    for name, head in HEADS.items():
+        if section := re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", page, re.S):
+            rows = [row.strip("| ").split(" | ") for row in section[1].splitlines() if row.startswith("|")][2:]
+            results[name] = [line_of(name, dict(zip(head, row, strict=True))) for row in rows]
+    return results
 
 
-def bars(lines):
-    """A bar for each line: original / ours, from 0. The vertical line stands at 1."""
-    scale = 400 / max(max(map(ratio_of, lines)), 1.0)
-    yield text(430, 16, "original's best time / ours", "middle")
-    for i, line in enumerate(lines):
-        y, width = 30 + 20 * i, ratio_of(line) * scale
-        yield text(400, y + 12, line["line"], "end")
-        yield f'<rect x="410" y="{y}" width="{width:.1f}" height="15" fill="{COLOURS["ours", line["precision"]]}"/>'
-        yield text(415 + width, y + 12, f"{ratio_of(line):.2f}")
-    yield path_of([(410 + scale, 26), (410 + scale, 30 + 20 * len(lines))], "#444")
-
-
-def curves(lines):
-    """Panels with logarithmic axes for the first row: time above, memory below, a column for each quantity that grows."""
-    lines = [line for line in lines if line["row"] == lines[0]["row"]]
-    measures = {"s": lambda side: min(side["seconds"]), "MiB": lambda side: max(side["memory"] / 2**20, 1)}
-    for column, sweep in enumerate(dict.fromkeys(line["sweep"] for line in lines)):
-        for row, (unit, value) in enumerate(measures.items()):
-            series = {
-                key: [(line["x"], value(line[key[0]])) for line in lines if is_of(line, sweep, key)] for key in COLOURS
-            }
-            points = [point for values in series.values() for point in values]
-            axes = [(min(v), max(max(v), min(v) * 1.01)) for v in zip(*points, strict=True)]
-            left, top = 60 + 300 * column, 30 + 250 * row
-            yield f'<rect x="{left}" y="{top}" width="220" height="190" fill="none" stroke="#999"/>'
-            yield text(left + 110, top + 222, sweep, "middle") + text(left, top - 6, unit)
-            for i, at in ((0, left), (1, left + 220)):
-                yield text(at, top + 206, short(axes[0][i]), "middle")
-                yield text(left - 4, top + 190 - 180 * i, short(axes[1][i]), "end")
-            for key, values in series.items():
-                curve = [
-                    (left + 220 * position(axes[0], x), top + 190 - 190 * position(axes[1], y))
-                    for x, y in sorted(values)
-                ]
-                yield path_of(curve, COLOURS[key]) if curve else ""
-    for i, (key, colour) in enumerate(COLOURS.items()):
-        yield text(60 + 200 * i, 530, " ".join(key), colour=colour)
-
-
-def short(number):
-    """A number with three digits at most, or as a whole number."""
-    return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
-
-
-def is_of(line, sweep, key):
-    """Whether a line belongs to the curve `key` (side, precision) of what grows."""
-    side, precision = key
-    return line["sweep"] == sweep and line["precision"] == precision and side in line
-
-
-def position(axis, value):
-    """Where a value lies on a logarithmic axis (from, to), as 0..1."""
-    return math.log(value / axis[0]) / math.log(axis[1] / axis[0])
-
-
-def text(x, y, words, anchor="start", colour="#222"):
-    return f'<text x="{x:.1f}" y="{y}" text-anchor="{anchor}" fill="{colour}">{escape(words)}</text>'
-
-
-def path_of(points, colour):
-    corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polyline points="{corners}" fill="none" stroke="{colour}" stroke-width="2"/>'
-
-
-def svg(width, height, parts):
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">'
-    return "\n".join([head, f'<rect width="{width}" height="{height}" fill="white"/>', *parts, "</svg>"]) + "\n"
+def line_of(name, cell):
+    """A line of results, from {head of a column: cell}."""
+    label, _, precision = cell["line"].partition(" (")[0].rpartition(", ")
+    if precision not in ("float32", "bfloat16"):  # the input pipeline has one line for both
+        label, precision = cell["line"], "float32"
+    line = {"line": cell["line"], "precision": precision}
+    for side in ("ours", "original"):
+        if cell.get(f"{side}, s", cell.get(f"{side}, MiB")) != "-":
+            seconds = [float(cell[f"{side}, s"].split()[0])] if f"{side}, s" in cell else []
+            memory = float(cell[f"{side}, MiB"]) * 2**20 if f"{side}, MiB" in cell else None
+            line[side] = {"seconds": seconds, "memory": memory}
+    if "original" in line and "original / ours" in cell:
+        line["ratio"] = float(cell["original / ours"])
+    if name == "growth":
+        line["row"], x, line["sweep"] = label.rsplit(" ", 2)
+        line["x"] = float(x)
+    return line

@@ -65,20 +65,31 @@ def test_every_page_with_python_is_run_here():
     pages = {str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
     tested = {
         "README.md",
-        *(f"docs/{name}.md" for name in ("training", "data", "evaluation", "datasets", "serving")),
+        *(f"docs/{name}.md" for name in ("models", "training", "data", "evaluation", "datasets", "serving")),
         *(f"docs/{name}.md" for name in ("scale", "beam", "video", "mosaics")),
     }
     assert {page for page in pages if blocks_of(page)} == tested
 
 
-def test_the_readme(here):
+@pytest.fixture
+def cityscapes(here):
+    """Narrow released files, and street.jpg."""
     newest = release(here, "r101_cityscapes", "r50_cityscapes")
     (here / "work_dirs").mkdir()
     shutil.copy(newest, here / "work_dirs" / "iter_80000.pth")
     Image.fromarray(picture(60, 80, seed=0)).save(here / "street.jpg")
-    names = run("README.md")
+
+
+def test_the_readme(cityscapes):
+    assert run("README.md")["labels"].shape == (60, 80)
+    assert Path("saved_model", "saved_model.pb").exists() and Path("street_overlay.png").exists()
+
+
+def test_the_models_page(cityscapes):
+    names = run("docs/models.md")
     assert names["labels"].shape == (60, 80) and names["logits"].shape == (1, 65, 97, 19)
-    assert Path("saved_model", "saved_model.pb").exists() and Path("street_labels.png").exists()
+    assert names["scores"].shape == (60, 80, 19) and Path("street_labels.png").exists()
+    assert names["model"].get_config()["output_stride"] == 16
 
 
 def test_the_training_page(here):

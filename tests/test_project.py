@@ -2,6 +2,7 @@
 
 import configparser
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,17 @@ def test_keras_is_below_version_4_and_python_is_what_the_classifiers_say():
 def test_one_version_everywhere():
     assert re.search(rf"^version: {re.escape(kd.__version__)}$", (ROOT / "CITATION.cff").read_text(), re.M)
     assert f"## {kd.__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_a_package_index_gets_the_readme_with_absolute_links():
+    setup = runpy.run_path(ROOT / "setup.py")
+    text = "[a](docs/a.md#b) ![c](docs/c.jpg) [d](https://example.org) [e](#f) [g](LICENSE)"
+    assert setup["absolute_links"](text, "https://host/x", "1.2") == (
+        "[a](https://host/x/blob/v1.2/docs/a.md#b) ![c](https://host/x/raw/v1.2/docs/c.jpg) [d](https://example.org) [e](#f) "
+        "[g](https://host/x/blob/v1.2/LICENSE)"
+    )
+    readme = setup["absolute_links"]((ROOT / "README.md").read_text(), "https://host/x", "1.2")
+    assert all(target.startswith(("http", "#")) for target in re.findall(r"\]\(([^)]+)\)", readme))
 
 
 def test_the_workflow_runs_what_ci_runs():

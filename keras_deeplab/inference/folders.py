@@ -76,7 +76,8 @@ def segment_folder(
     Args:
         model: a `DeepLabV3` or `DeepLabV3Plus`.
         images: one or a list of: a picture file; a folder, which is searched at any depth; a glob such as
-            "photos/**/*.jpg"; "@list.txt", a file with one of these a line; an address (http, https, or what fsspec reads).
+            `"photos/**/*.jpg"`; `"@list.txt"`, a file with one of these a line; an address (http, https, or what fsspec
+            reads).
         to: the folder for the results: STEM.png for each picture. The folders below a searched folder are kept.
         multi_scale_flip, resize: as for `segment`.
         kinds: what to write. `"palette"`: STEM.png, 8-bit palette PNG whose values are class ids. `"grey"`: the same as a grey

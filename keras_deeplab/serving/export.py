@@ -42,14 +42,12 @@ def export_saved_model(
     auxiliary head is left out. Pictures are processed one by one, so a batch may hold any number of them, and the result for
     a picture does not depend on the others. The signatures are:
 
-    | name | input | output |
-    |---|---|---|
-    | `serving_default` | `image_bytes` string (N,): JPEG or PNG, any sizes | `label_png` string (N,) |
-    | `rest` | the same | `label_png_bytes` string (N,): base64 in JSON responses, because its name ends in `_bytes` |
-    | `tensor` | `images` uint8 (N, H, W, 3) RGB | `labels` uint8 (N, H, W) |
-    | `scores` | `images` uint8 (N, H, W, 3) RGB | `scores` float32 (N, H, W, classes) |
-    | `single`, with `size` only | `images` uint8 (1, H, W, 3) RGB | `labels` uint8 (1, H, W); a graph without loops |
-    | `metadata` | none | `json` string (1,): row, classes, palette, protocol, SHA-256 of the weights, ... |
+    - `serving_default`: `image_bytes` string (N,), JPEG or PNG of any sizes, in; `label_png` string (N,) out.
+    - `rest`: the same in; `label_png_bytes` string (N,) out, base64 in JSON responses, because its name ends in `_bytes`.
+    - `tensor`: `images` uint8 (N, H, W, 3) RGB in; `labels` uint8 (N, H, W) out.
+    - `scores`: `images` uint8 (N, H, W, 3) RGB in; `scores` float32 (N, H, W, classes) out.
+    - `single`, with `size` only: `images` uint8 (1, H, W, 3) RGB in; `labels` uint8 (1, H, W) out; a graph without loops.
+    - `metadata`: nothing in; `json` string (1,) out: row, classes, palette, protocol, SHA-256 of the weights, ...
 
     The folder assets.extra has the same metadata as metadata.json, and warm-up requests, which TensorFlow Serving runs before
     it answers the first client. If a picture must be refused, the whole request fails with an InvalidArgumentError that

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,30 @@ def test_results_are_kept_and_the_page_is_filled(monkeypatch, tmp_path, capsys):
     assert "| V3+ R-18 33x41, float32 (results differ by 50.0%!) |" in page.read_text()
     assert "2 turns of each side." in page.read_text()
     assert all((tmp_path / name).read_text().startswith("<svg") for name in ("ratios.svg", "growth.svg"))
+
+
+def test_the_plots_of_the_docs_are_drawn_from_the_tables_of_the_page(tmp_path):
+    results = compare.report.read(PAGE)
+    assert {name for name, lines in results.items() if lines} == set(compare.LINES)
+    (line,) = (line for line in results["network"] if line["line"] == "V3+ R-50 512x1024, float32")
+    assert (line["ratio"], line["precision"]) == (2.06, "float32")
+    assert (line["ours"]["seconds"], line["original"]["seconds"]) == ([1.17], [2.4])
+    (line,) = (line for line in results["growth"] if line["line"] == "V3+ R-50 16 megapixels, bfloat16")
+    assert (line["sweep"], line["x"], line["ours"]["memory"]) == ("megapixels", 16, 5394 * 2**20)
+    compare.plots.plot(tmp_path, results)
+    for name in ("ratios.svg", "growth.svg"):
+        assert (tmp_path / name).read_text() == (PAGE.parent / name).read_text(), "run python benchmarks/plots.py"
+        ET.parse(tmp_path / name)  # well-formed
+
+
+def test_ticks_are_round_numbers_that_stand_apart():
+    plots = compare.plots
+    assert (plots.nice(0.906, down=True), plots.nice(142)) == (0.5, 200)
+    ticks = plots.nice_ticks(0.5, 200)
+    assert [plots.short(tick) for tick in ticks] == ["0.5", "1", "2", "5", "10", "20", "50", "100", "200"]
+    axis = plots.Axis(2, 255, 0, 150)
+    assert axis(2) == 0 and axis(255) == pytest.approx(150)
+    assert plots.apart([2, 19, 59, 150, 255], axis, 22) == [255, 59, 19, 2]
 
 
 def test_a_worker_answers_and_an_error_has_its_last_line(tmp_path):
