@@ -30,7 +30,7 @@ class _PixelLoss(keras.losses.Loss):
     def call(self, y_true, y_pred):
         y_pred = ops.convert_to_tensor(y_pred)
         y_pred = ops.cast(y_pred, at_least_float32(y_pred.dtype))
-        labels = ops.cast(label_maps(y_true, y_pred), "int32")
+        labels = label_maps(y_true, y_pred)
         labelled = ops.not_equal(labels, self.ignore)
         classes = max(y_pred.shape[-1], 2)
         valid = ops.logical_or(ops.logical_not(labelled), ops.logical_and(labels >= 0, labels < classes))

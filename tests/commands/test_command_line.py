@@ -1,5 +1,6 @@
 """The commands predict, export and convert: what they write and print, and one line for a mistake."""
 
+import errno
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from support.torch_files import released
 
 import keras_deeplab as kd
 import keras_deeplab.convert.__main__ as convert
+from keras_deeplab import files
 from keras_deeplab.commands import command_line, evaluate, export, predict
 
 NAME = "deeplabv3plus_r18-d8_512x512_80k_loveda"
@@ -50,6 +52,11 @@ def test_predict_writes_labels_overlay_and_scores(checkpoint, photo, tmp_path, c
     assert "photo.jpg  80x60" in capsys.readouterr().out
 
 
+def fill_the_disk(file):
+    with files.locked(file.parent / "out" / "lock", "is exporting"):
+        raise tf.errors.ResourceExhaustedError(None, None, f"saved_model.pb.tmp; {os.strerror(errno.ENOSPC)}")
+
+
 @pytest.mark.parametrize(
     "action, message",
     [
@@ -63,6 +70,7 @@ def test_predict_writes_labels_overlay_and_scores(checkpoint, photo, tmp_path, c
             "error: There must be a file, or nothing yet, at '.*'. Received: a folder.",
         ),
         (lambda file: open(file.with_name("z")), "No such file or directory: '.*z'"),
+        (fill_the_disk, "error: There must be space on the disk of '.*out'. Received: a full disk. Free some"),
     ],
 )
 def test_the_systems_errors_are_explained(action, message, tmp_path):

@@ -47,6 +47,15 @@ def test_class_weights_scale_each_class():
     assert float(PixelCrossEntropy(class_weight=weights)(LABELS, LOGITS)) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("axis", [(), (1,)])
+def test_whole_numbers_may_be_floats_and_fractions_are_refused(axis):
+    labels = LABELS.reshape(*LABELS.shape, *axis)
+    assert float(PixelCrossEntropy()(labels.astype("float32"), LOGITS)) == float(PixelCrossEntropy()(labels, LOGITS))
+    for wrong in (labels / 255, np.where(labels == 1, np.nan, labels)):  # a mask that was scaled to 0..1
+        with pytest.raises(Exception, match="Labels must be 0..3, or 255 for ignored pixels. Received: other labels."):
+            PixelCrossEntropy()(wrong.astype("float32"), LOGITS)
+
+
 def test_a_deserialized_loss_has_the_same_configuration():
     loss = PixelCrossEntropy(100, (1.0, 2.0))
     copy = keras.losses.deserialize(keras.losses.serialize(loss))
