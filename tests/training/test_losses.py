@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_deeplab.training.losses import PixelCrossEntropy
+from keras_deeplab.training.losses import CombinedLoss, FocalLoss, PixelCrossEntropy, SigmoidCrossEntropy
 
 random = np.random.default_rng(0)
 LOGITS = random.normal(size=(2, 6, 5, 4)).astype("float32")
@@ -45,6 +45,16 @@ def test_class_weights_scale_each_class():
     weights = (0.5, 1.0, 2.0, 0.0)
     expected = (losses_of_pixels() * np.where(LABELS == 255, 0, np.take(weights, np.minimum(LABELS, 3)))).sum() / 60
     assert float(PixelCrossEntropy(class_weight=weights)(LABELS, LOGITS)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("factors", [(2.0,), (1.0, 2.0, 3.0), (1.0,) * 5])
+@pytest.mark.parametrize("loss", [PixelCrossEntropy, SigmoidCrossEntropy, FocalLoss])
+def test_class_weights_are_one_for_each_output(loss, factors):
+    for wrong in (loss(class_weight=factors), CombinedLoss([loss(class_weight=factors)])):
+        with pytest.raises(
+            ValueError, match=r"`class_weight` must have one factor for each output, 4 in all. Received: \("
+        ):
+            wrong(LABELS, LOGITS)
 
 
 @pytest.mark.parametrize("axis", [(), (1,)])
