@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and locks that say who holds them. Imports nothing else of ours."""
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -11,6 +12,9 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT)  # the system's numbers for a full disk
 
 
 class InUseError(OSError):
@@ -41,8 +45,25 @@ def remove_temporary_files(path):
 
 
 @contextlib.contextmanager
+def full_disk_named(folder):
+    """Names the folder in the error of a full disk. The system's own names none once a file is open.
+
+    TensorFlow, HDF5 and NumPy wrap the system's error in others, which only its text tells. All become one OSError.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = next((n for n in FULL if getattr(error, "errno", None) == n or os.strerror(n) in str(error)), None)
+        if number is None or getattr(error, "filename", None) is not None:
+            raise
+        raise OSError(number, os.strerror(number), os.fspath(folder)) from error
+
+
+@contextlib.contextmanager
 def locked(path, what):
     """Holds a lock file inside the block. The system frees the lock of a process that was killed.
+
+    The error of a full disk in the block gets the name of the lock's folder.
 
     Args:
         path: of the lock file. Its folder is made if it is missing.
@@ -55,11 +76,12 @@ def locked(path, what):
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = _acquire(path)
     try:
-        if handle is not None:
-            holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time(), "what": what}
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, json.dumps(holder).encode(), 0)
-        yield
+        with full_disk_named(path.parent):
+            if handle is not None:
+                holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time(), "what": what}
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, json.dumps(holder).encode(), 0)
+            yield
     finally:
         if handle is not None:
             path.unlink(missing_ok=True)  # still locked: nobody else can hold this file now

@@ -36,12 +36,18 @@ def over_replicas():
     return lambda value: context.all_reduce(tf.distribute.ReduceOp.SUM, value)
 
 
+NO_CLASS = 2**15  # float16 holds it too
+
+
 def label_maps(labels, predictions):
     """Label maps (N, H, W), also of labels (N, H, W, 1), which `decode_png` and TFDS give.
 
     Args:
         labels: (N, H, W) or (N, H, W, 1).
         predictions: logits (N, H, W, outputs) of the same height and width.
+
+    Returns:
+        (N, H, W) int32. A label with a fraction, such as those of a mask that was divided by 255, becomes `NO_CLASS`.
 
     Raises:
         ValueError: for labels of another rank or size.
@@ -60,4 +66,6 @@ def label_maps(labels, predictions):
         remedy = "One-hot labels become class numbers by argmax." if len(labels.shape) == 4 else "Check the sizes."
         received = f"labels of shape {tuple(labels.shape)} for logits of shape {tuple(predictions.shape)}"
         raise ValueError(f"{rule}. Received: {received}. {remedy}")
-    return labels
+    if "float" in keras.backend.standardize_dtype(labels.dtype):
+        labels = ops.where(ops.equal(labels, ops.floor(labels)), labels, NO_CLASS)
+    return ops.cast(labels, "int32")

@@ -1,5 +1,6 @@
 """Files are written whole; a lock says who holds it, and one left by a killed process is taken over."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -77,3 +78,29 @@ def test_a_stopped_process_frees_its_lock(tmp_path):
     process.wait()
     with locked(tmp_path / "lock", "is training"):
         pass
+
+
+class FromTensorFlow(Exception):
+    """Stands for TensorFlow's ResourceExhaustedError, whose text alone tells what happened."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+        OSError(f"Can't synchronously write data (errno = 28, error message = '{os.strerror(errno.ENOSPC)}')"),  # HDF5
+        FromTensorFlow(f"/x/.m.new/saved_model.pb.tmp1; {os.strerror(errno.ENOSPC)}"),
+    ],
+)
+def test_the_error_of_a_full_disk_names_the_folder(tmp_path, error):
+    with pytest.raises(OSError) as raised, locked(tmp_path / "run" / "lock", "is training"):
+        raise error
+    assert raised.value.errno in (errno.ENOSPC, errno.EDQUOT) and raised.value.filename == str(tmp_path / "run")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full", "a.png"), OSError("other"), FromTensorFlow("other")])
+def test_other_errors_pass_a_lock_as_they_are(tmp_path, error):
+    with pytest.raises(type(error)) as raised, locked(tmp_path / "lock", "is training"):
+        raise error
+    assert raised.value is error

@@ -241,13 +241,15 @@ def load(row, weights=None, **options):
     return from_preset(row, weights=weights, **options)
 
 
+FULL_DISK = "There must be space on the disk of {!r}. Received: a full disk. Free some, and run the command again."
 SYSTEM_ERRORS = {  # {number of an error of the system: what it means for the path of the error}
     errno.EEXIST: "There must be a folder, or nothing yet, at {!r}. Received: a file. Name another folder.",
     errno.ENOTDIR: "Every part of a path but its last must be a folder. Received: {!r}, where one is a file. Name another.",
     errno.EISDIR: "There must be a file, or nothing yet, at {!r}. Received: a folder. Name a file.",
     errno.EACCES: "{!r} must be open to you. Received: no permission. Change its permissions, or name another place.",
     errno.EROFS: "{!r} must be on a disk that can be written. Received: a read-only one. Name another place.",
-    errno.ENOSPC: "There must be space on the disk of {!r}. Received: a full disk. Free some, and run the command again.",
+    errno.ENOSPC: FULL_DISK,
+    errno.EDQUOT: FULL_DISK,
 }
 
 

@@ -84,7 +84,7 @@ def score(row, options, protocol):
     pairs = command_line.open_data(options, "val")
     model = command_line.load(options.row, options.weights, ema=options.ema)
     command_line.require_classes(pairs, labelled_classes(model))
-    published_miou = published(row, **protocol)
+    published_miou = published(row, **protocol) if model.row else None  # a model of other classes has none
     at_own_size(model, protocol)
     label_rule = command_line.label_rule(options)
     if not pairs.train_ids:

@@ -21,7 +21,6 @@ from keras_deeplab.recipes.record import LOSSES
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
 EXAMPLE_PICTURES = 4  # of the validation set, shown in TensorBoard
 PAIRS_READ = 4000  # at most, evenly spaced, before the first step; more only while a class was in none of them
-THRESHOLD = 0.3  # of --one-output, the original's
 SIZES_READ = 1000  # pictures whose size is looked up, at most
 CROP_STEP = 32  # pixels; the crop for small pictures is a multiple of it
 
@@ -57,6 +56,7 @@ def train(options, recipe, classes, batch, devices):
     with devices.scope:
         model = resume.load(last) if steps_done else new_model(recipe, options, classes, pairs)
         model.protocol = recipe.protocol(options.resize, options.crop)
+        model.threshold = options.threshold or model.threshold
         recipe.compile(
             model,
             options.steps,
@@ -122,7 +122,7 @@ def parse(argv):
         "--threshold",
         metavar="P",
         type=probability,
-        help="with --one-output: probability above which a pixel is class 1",
+        help="with --one-output: probability above which a pixel is class 1; that of the file --init, or 0.3, if not given",
     )
     add(
         "--loss", metavar="NAME[=WEIGHT]", type=loss_and_weight, nargs="+", default=[],
@@ -353,7 +353,7 @@ def new_model(recipe, options, classes, pairs):
     num_classes = 2 if options.one_output else options.num_classes or own_classes
     architecture = dict(num_classes=num_classes, auxiliary_head=recipe.auxiliary_head, dtype=options.precision)
     if options.one_output:
-        architecture |= dict(out_channels=1, threshold=options.threshold or THRESHOLD)
+        architecture |= dict(out_channels=1, threshold=options.threshold)
     if options.init == "imagenet" and row.imagenet is None:
         raise ValueError(
             f"No weights of the backbone alone were released for {row.name}. Received: --init imagenet. "

@@ -94,8 +94,7 @@ class Confusion(keras.metrics.Metric):
                 f"Give pixels that do not count the label {self.ignore}, not a weight."
             )
         y_pred = ops.convert_to_tensor(y_pred)
-        y_true = label_maps(y_true, y_pred)
-        truth = ops.reshape(ops.cast(y_true, "int32"), (-1,))
+        truth = ops.reshape(label_maps(y_true, y_pred), (-1,))
         predicted = ops.reshape(ops.cast(self._predicted_labels(y_pred), "int32"), (-1,))
         counted = ops.logical_and(truth != self.ignore, ops.logical_and(truth >= 0, truth < self.num_classes))
         size = self.num_classes**2

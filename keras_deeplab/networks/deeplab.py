@@ -255,6 +255,7 @@ class DeepLab(keras.Model):
     def get_config(self):
         return {
             **self._config,
+            **({} if self.threshold is None else {"threshold": float(self.threshold)}),
             "row": self.row,
             "classes": self.classes,
             "palette": self.palette,

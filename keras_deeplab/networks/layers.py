@@ -153,10 +153,12 @@ class BatchNorm(keras.layers.BatchNormalization):
         0.1).
 
     Raises:
-        ValueError: if it is called with a mask.
+        ValueError: for `renorm=True`, and if it is called with a mask.
     """
 
     def __init__(self, momentum=0.9, epsilon=1e-5, **kwargs):
+        if kwargs.get("renorm"):
+            raise ValueError("BatchNorm has no batch renormalisation: leave `renorm` out. Received: renorm=True.")
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
 
     def call(self, inputs, training=None, mask=None):

@@ -30,8 +30,11 @@ class GradientHooks(keras.optimizers.Optimizer):
 
     # On TensorFlow the gradients are summed over the replicas here. On other backends they are global already.
     def _all_reduce_sum_gradients(self, grads_and_vars):
+        import tensorflow as tf
+
         gradients, variables = zip(*super()._all_reduce_sum_gradients(grads_and_vars), strict=True)
-        return list(zip(self.all_gradients(gradients), variables, strict=True))
+        dense = [tf.convert_to_tensor(g) for g in gradients]  # that of an embedding is a list of rows
+        return list(zip(self.all_gradients(dense), variables, strict=True))
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         if keras.backend.backend() == "tensorflow":

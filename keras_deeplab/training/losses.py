@@ -30,7 +30,7 @@ class _PixelLoss(keras.losses.Loss):
     def call(self, y_true, y_pred):
         y_pred = ops.convert_to_tensor(y_pred)
         y_pred = ops.cast(y_pred, at_least_float32(y_pred.dtype))
-        labels = ops.cast(label_maps(y_true, y_pred), "int32")
+        labels = label_maps(y_true, y_pred)
         labelled = ops.not_equal(labels, self.ignore)
         classes = max(y_pred.shape[-1], 2)
         valid = ops.logical_or(ops.logical_not(labelled), ops.logical_and(labels >= 0, labels < classes))
@@ -69,6 +69,15 @@ def _require_softmax(loss, logits):
             "Received: logits with 1 output. Build the model with num_classes=2, or with num_classes=2 and out_channels=1 "
             "and train it with SigmoidCrossEntropy."
         )
+
+
+def _class_weights(loss, logits):
+    """The factors of the outputs, (outputs,)."""
+    if len(loss.class_weight) != logits.shape[-1]:
+        raise ValueError(
+            f"`class_weight` must have one factor for each output, {logits.shape[-1]} in all. Received: {loss.class_weight}."
+        )
+    return ops.convert_to_tensor(loss.class_weight, logits.dtype)
 
 
 def _targets(labels, labelled, logits):
@@ -134,7 +143,7 @@ class PixelCrossEntropy(_PixelLoss):
             hardest = self._hardest if self.thresh is None else self._uncertain
             weights = weights * ops.cast(hardest(losses, labelled), losses.dtype)
         if self.class_weight is not None:
-            weights = weights * ops.take(ops.convert_to_tensor(self.class_weight, losses.dtype), labels)
+            weights = weights * ops.take(_class_weights(self, logits), labels)
         if self.avg_non_ignore:
             return _scaled_to_labelled(losses * weights, labelled)
         # The original divides by the number of pixels plus float32's epsilon. In float64 the epsilon changes the result.
@@ -193,7 +202,7 @@ class SigmoidCrossEntropy(_PixelLoss):
 
     def losses(self, labels, labelled, logits):
         targets = _targets(labels, labelled, logits)
-        weight = 1.0 if self.class_weight is None else ops.convert_to_tensor(self.class_weight, logits.dtype)
+        weight = 1.0 if self.class_weight is None else _class_weights(self, logits)
         losses = targets * ops.softplus(-logits) * weight + (1.0 - targets) * ops.softplus(logits)
         losses = losses * ops.cast(labelled[..., None], losses.dtype)
         if not self.avg_non_ignore:
@@ -274,7 +283,7 @@ class FocalLoss(_PixelLoss):
         wrong = targets * (1.0 - probabilities) + (1.0 - targets) * probabilities
         weights = (targets * alpha + (1.0 - targets) * (1.0 - alpha)) * wrong**self.gamma
         if self.class_weight is not None:
-            weights = weights * ops.convert_to_tensor(self.class_weight, logits.dtype)
+            weights = weights * _class_weights(self, logits)
         losses = targets * ops.softplus(-logits) + (1.0 - targets) * ops.softplus(logits)
         return losses * weights * ops.cast(labelled[..., None], losses.dtype)
 

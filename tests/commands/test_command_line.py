@@ -1,7 +1,9 @@
 """The commands predict, export and convert: what they write and print, and one line for a mistake."""
 
+import errno
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -17,7 +19,8 @@ from support.torch_files import released
 
 import keras_deeplab as kd
 import keras_deeplab.convert.__main__ as convert
-from keras_deeplab.commands import command_line, export, predict
+from keras_deeplab import files
+from keras_deeplab.commands import command_line, evaluate, export, predict
 
 NAME = "deeplabv3plus_r18-d8_512x512_80k_loveda"
 
@@ -49,6 +52,11 @@ def test_predict_writes_labels_overlay_and_scores(checkpoint, photo, tmp_path, c
     assert "photo.jpg  80x60" in capsys.readouterr().out
 
 
+def fill_the_disk(file):
+    with files.locked(file.parent / "out" / "lock", "is exporting"):
+        raise tf.errors.ResourceExhaustedError(None, None, f"saved_model.pb.tmp; {os.strerror(errno.ENOSPC)}")
+
+
 @pytest.mark.parametrize(
     "action, message",
     [
@@ -62,6 +70,7 @@ def test_predict_writes_labels_overlay_and_scores(checkpoint, photo, tmp_path, c
             "error: There must be a file, or nothing yet, at '.*'. Received: a folder.",
         ),
         (lambda file: open(file.with_name("z")), "No such file or directory: '.*z'"),
+        (fill_the_disk, "error: There must be space on the disk of '.*out'. Received: a full disk. Free some"),
     ],
 )
 def test_the_systems_errors_are_explained(action, message, tmp_path):
@@ -107,6 +116,31 @@ def test_convert_reports_tensors_and_the_difference_from_a_reference(checkpoint,
     assert report["tensors"] == {"read": 189, "used": 183, "left (auxiliary head, batch counters)": 6}
     assert np.array_equal(keras.saving.load_model(to / "model.keras")(x), drawn(NAME)(x))
     assert (to / "saved_model" / "saved_model.pb").exists() and "narrow.pth" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_verbs_know_a_file_of_one_output_by_its_classifier(tmp_path, photo, capsys):
+    weights = tensors(build(NAME, auxiliary_head=True))
+    one = {name: array[:1] if ".conv_seg." in name else array for name, array in weights.items()}
+    logits = np.asarray(drawn(NAME)(kd.read_image(photo)[None]))[..., 0]
+    one["decode_head.conv_seg.bias"] = one["decode_head.conv_seg.bias"] - np.median(logits).astype("float32")
+    path = tmp_path / "one.pth"
+    path.write_bytes(released(one))
+    model = kd.from_preset(NAME, weights=path)
+    labels = kd.segment(model, photo)
+    assert (model.threshold, model.num_classes) == (0.3, 2) and 0.1 < labels.mean() < 0.99
+    options = ["--weights", str(path)]
+    predict.main([NAME, str(photo), "--to", str(tmp_path / "labels"), "--only-labels", *options])
+    with Image.open(tmp_path / "labels" / "photo.png") as image:
+        assert np.array_equal(np.asarray(image), labels)
+    folders = ["--images", str(photo.parent), "--labels", str(tmp_path / "labels")]
+    evaluate.main([NAME, *folders, "--json", str(tmp_path / "scores.json"), *options])
+    assert json.loads((tmp_path / "scores.json").read_text())["mIoU"] == 100
+    assert re.search(r"mIoU +100.00 +-", capsys.readouterr().out)  # none was published for these classes
+    convert.main([NAME, "--to", str(tmp_path / "converted"), *options])
+    converted = keras.saving.load_model(tmp_path / "converted" / "model.keras")
+    assert converted.threshold == 0.3 and np.array_equal(kd.segment(converted, photo), labels)
+    assert set(json.loads((tmp_path / "converted" / "report.json").read_text())["saved_model"].values()) == {"equal"}
 
 
 @pytest.mark.parametrize(

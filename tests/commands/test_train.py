@@ -309,17 +309,37 @@ def test_masks_of_0_and_255_are_refused_with_their_remedy(here, masks):
     assert not (here / "new masks").exists()
 
 
-@pytest.mark.slow
-def test_one_output_is_trained_from_masks(here, masks):
-    options = ["--binary", "--one-output", "--threshold", "0.4", "--loss", "cross-entropy", "dice=3"]
-    line = [part for part in arguments(here, here / "one", "--labels", str(masks), *options)]
+def one_output_line(here, to, masks, *more):
+    """The arguments of `arguments` for one output: without a number of classes, and with a factor for one class."""
+    line = arguments(here, to, "--labels", str(masks), "--binary", "--one-output", *more)
     for option, count in (("--num-classes", 1), ("--class-weight", 3)):
         at = line.index(option)
         del line[at : at + 1 + count]
-    train.main(line)
+    return line
+
+
+def test_one_output_starts_from_a_file_of_this_kind(here, masks):
+    weights = tensors(build(NAME, auxiliary_head=True))
+    one = {name: array[:1] if ".conv_seg." in name else array for name, array in weights.items()}
+    config = "model = dict(decode_head=dict(num_classes=2, out_channels=1, threshold=0.45))"
+    (here / "one.pth").write_bytes(released(one, cfg=config))
+    for more, threshold in (([], 0.45), (["--threshold", "0.6"], 0.6)):
+        options = train.parse(one_output_line(here, "x", masks, "--init", str(here / "one.pth"), *more))
+        model = train.new_model(recipes.find(NAME), options, 2, None)
+        assert (model.threshold, model.num_classes) == (threshold, 2)
+        kernel = model.get_layer("decode_head-conv_seg").kernel
+        np.testing.assert_array_equal(np.asarray(kernel)[0, 0].T, one["decode_head.conv_seg.weight"][..., 0, 0])
+
+
+@pytest.mark.slow
+def test_one_output_is_trained_from_masks(here, masks):
+    losses = ["--loss", "cross-entropy", "dice=3"]
+    train.main(one_output_line(here, here / "one", masks, *losses, "--threshold", "0.4"))
     model = keras.saving.load_model(here / "one" / "model.keras")
     assert model.threshold == 0.4 and model.num_classes == 2
     assert {shape[-1] for shape in model.output_shape} == {1}  # of both heads
+    train.main(one_output_line(here, here / "one", masks, *losses, "--threshold", "0.7"))  # the run is complete
+    assert keras.saving.load_model(here / "one" / "model.keras").threshold == 0.7
 
 
 def test_several_machines_on_tensorflow_are_refused(here, monkeypatch):

@@ -91,6 +91,12 @@ def test_labels_that_are_no_class_do_not_count():
     assert metric.counts().sum() == 2 and float(metric.result()) == 0.5
 
 
+def test_labels_with_a_fraction_do_not_count():
+    metric = metrics.Confusion(3)
+    metric.update_state(np.array([[[0.0, 0.5, 2.0, np.nan]]], "float32"), np.array([[[0, 0, 1, 1]]]))
+    assert metric.counts().tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
+
+
 def test_a_compiled_model_reports_several_scores_in_one_pass():
     model = build("deeplabv3plus_r18-d8_512x512_80k_loveda", auxiliary_head=True)
     model.compile(loss=PixelCrossEntropy(), metrics=[metrics.SegmentationScores(7), metrics.MeanFScore(7, beta=2.0)])

@@ -107,6 +107,7 @@ def test_an_activation_is_applied_after_the_bias(layer):
         (lambda: AtrousDepthwiseConv2D(4), r"AtrousDepthwiseConv2D needs odd kernel sizes"),
         (lambda: AtrousDepthwiseConv2D(3, strides=(1, 2)), r"one stride for both axes. Received: strides=\[1, 2\]"),
         (lambda: AtrousDepthwiseConv2D(3, strides=2, dilation_rate=2), "a stride or a rate above 1, not both"),
+        (lambda: BatchNorm(renorm=True), "no batch renormalisation: leave `renorm` out"),
         (lambda: BatchNorm()(maps(3, 3), mask=np.ones((2, 3, 3))), "BatchNorm takes no mask"),
     ],
 )

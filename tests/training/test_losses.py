@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_deeplab.training.losses import PixelCrossEntropy
+from keras_deeplab.training.losses import CombinedLoss, FocalLoss, PixelCrossEntropy, SigmoidCrossEntropy
 
 random = np.random.default_rng(0)
 LOGITS = random.normal(size=(2, 6, 5, 4)).astype("float32")
@@ -45,6 +45,25 @@ def test_class_weights_scale_each_class():
     weights = (0.5, 1.0, 2.0, 0.0)
     expected = (losses_of_pixels() * np.where(LABELS == 255, 0, np.take(weights, np.minimum(LABELS, 3)))).sum() / 60
     assert float(PixelCrossEntropy(class_weight=weights)(LABELS, LOGITS)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("factors", [(2.0,), (1.0, 2.0, 3.0), (1.0,) * 5])
+@pytest.mark.parametrize("loss", [PixelCrossEntropy, SigmoidCrossEntropy, FocalLoss])
+def test_class_weights_are_one_for_each_output(loss, factors):
+    for wrong in (loss(class_weight=factors), CombinedLoss([loss(class_weight=factors)])):
+        with pytest.raises(
+            ValueError, match=r"`class_weight` must have one factor for each output, 4 in all. Received: \("
+        ):
+            wrong(LABELS, LOGITS)
+
+
+@pytest.mark.parametrize("axis", [(), (1,)])
+def test_whole_numbers_may_be_floats_and_fractions_are_refused(axis):
+    labels = LABELS.reshape(*LABELS.shape, *axis)
+    assert float(PixelCrossEntropy()(labels.astype("float32"), LOGITS)) == float(PixelCrossEntropy()(labels, LOGITS))
+    for wrong in (labels / 255, np.where(labels == 1, np.nan, labels)):  # a mask that was scaled to 0..1
+        with pytest.raises(Exception, match="Labels must be 0..3, or 255 for ignored pixels. Received: other labels."):
+            PixelCrossEntropy()(wrong.astype("float32"), LOGITS)
 
 
 def test_a_deserialized_loss_has_the_same_configuration():

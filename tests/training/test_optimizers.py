@@ -124,3 +124,21 @@ def test_a_weight_decay_of_none_is_none():
     for optimizer in (SGD(0.1, weight_decay=None), AdamW(0.1, weight_decay=None)):
         optimizer.apply([keras.ops.zeros(1)], [variable])
         assert float(variable[0]) == 1 and optimizer.get_config()["weight_decay"] == 0
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.01])
+@pytest.mark.parametrize("build", [lambda **options: SGD(0.1, **options), lambda **options: AdamW(0.1, **options)])
+def test_the_gradient_of_a_few_rows_is_that_of_the_whole_matrix(build, clip_norm):
+    import tensorflow as tf
+
+    results = []
+    for gradient in (
+        tf.IndexedSlices(
+            tf.constant([[3.0, 1.0], [1.0, 1.0], [2.0, 1.0]]), tf.constant([2, 0, 2]), tf.constant([4, 2])
+        ),
+        tf.constant([[1.0, 1.0], [0.0, 0.0], [5.0, 2.0], [0.0, 0.0]]),
+    ):
+        variable = keras.Variable(np.ones((4, 2), "float32"))
+        build(clip_norm=clip_norm).apply([gradient], [variable])
+        results.append(np.asarray(variable))
+    np.testing.assert_allclose(*results, rtol=1e-5)

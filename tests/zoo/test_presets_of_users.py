@@ -78,6 +78,8 @@ def test_a_keras_file_keeps_its_output_and_what_is_frozen(tmp_path):
     drawn(NAME, **row, out_channels=1, threshold=0.4, frozen=["backbone-stem-0", "decode_head-conv_seg"]).save(path)
     model = load(path)
     assert model.threshold == 0.4 and model.get_config()["frozen"] == ["backbone-stem-0", "decode_head-conv_seg"]
+    model.threshold = 0.6
+    assert type(model).from_config(model.get_config()).threshold == 0.6
     with pytest.warns(UserWarning, match="classes"):
         model = load(path, num_classes=5)
     assert model.threshold is None and model.get_config()["frozen"] == ["backbone-stem-0"]
