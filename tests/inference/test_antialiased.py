@@ -15,9 +15,11 @@ from keras_deeplab.inference.segment import Network, resized_to_box
 from keras_deeplab.pictures.resize import fit_rounded_down, resize_antialiased
 from keras_deeplab.serving.fixed_size import fixed_protocol
 
+QUICK_NAME, QUICK_SIDE, (QUICK_SIZE, *_) = TORCHVISION_SEGMENT[0]
 SEGMENTS = [
-    pytest.param(name, side, sizes, marks=[pytest.mark.slow] * (side > 200))
+    pytest.param(name, side, seed, size, marks=[pytest.mark.slow] * ((side, size) != (QUICK_SIDE, QUICK_SIZE)))
     for name, side, sizes in TORCHVISION_SEGMENT
+    for seed, size in enumerate(sizes)
 ]
 
 
@@ -69,29 +71,30 @@ def models(golden):
     return get
 
 
-@pytest.mark.parametrize("name, side, sizes", SEGMENTS)
-def test_label_maps_equal_torchvisions(models, name, side, sizes, golden):
+@pytest.mark.parametrize("name, side, seed, size", SEGMENTS)
+def test_label_maps_equal_torchvisions(models, name, side, seed, size, golden):
     model, expected = models(name, side), golden("torchvision")
-    for seed, (height, width) in enumerate(sizes):
-        image, key = picture(height, width, seed), f"segment/{name}/{side}/{height}x{width}"
-        resized = resized_to_box(model.protocol, image)
-        assert [*resized.shape[:2], zlib.crc32(resized.tobytes())] == expected[f"{key}/crc"].tolist()
-        labels, scores = kd.segment(model, image, return_scores=True)
-        assert np.mean(labels == expected[f"{key}/labels"]) >= 0.9998 and len(np.unique(labels)) > 5
-        assert np.abs(sample(scores[None]) - expected[f"{key}/scores"]).max() <= 1e-4 * expected[f"{key}/std"]
-        of_resized = np.asarray(model(resized[None]))[0].argmax(-1)
-        assert np.mean(of_resized == expected[f"{key}/resized"]) >= 0.9998
+    image, key = picture(*size, seed), f"segment/{name}/{side}/{size[0]}x{size[1]}"
+    resized = resized_to_box(model.protocol, image)
+    assert [*resized.shape[:2], zlib.crc32(resized.tobytes())] == expected[f"{key}/crc"].tolist()
+    labels, scores = kd.segment(model, image, return_scores=True)
+    assert np.mean(labels == expected[f"{key}/labels"]) >= 0.9998 and len(np.unique(labels)) > 5
+    assert np.abs(sample(scores[None]) - expected[f"{key}/scores"]).max() <= 1e-4 * expected[f"{key}/std"]
+    of_resized = np.asarray(model(resized[None]))[0].argmax(-1)
+    assert np.mean(of_resized == expected[f"{key}/resized"]) >= 0.9998
 
 
+@pytest.mark.slow
 def test_a_graph_of_one_size_gives_the_same(models):
-    model = models(*TORCHVISION_SEGMENT[0][:2])
+    model = models(QUICK_NAME, QUICK_SIDE)
     image = picture(97, 61, 0)
     labels = fixed_protocol(Network(model), 97, 61)(tf.constant(image), False)[0]
     assert np.array_equal(labels, kd.segment(model, image))
 
 
+@pytest.mark.slow
 def test_several_sizes_are_those_of_the_box(models):
-    model = models(*TORCHVISION_SEGMENT[0][:2])
+    model = models(QUICK_NAME, QUICK_SIDE)
     image, total = picture(97, 61, 0), 0
     for factor in model.protocol.factors:
         resized = resized_to_box(kd.Protocol("whole", resize=(UNLIMITED, int(130 * factor)), antialias=True), image)

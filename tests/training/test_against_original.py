@@ -45,9 +45,8 @@ def test_training_steps_equal_the_originals(name, golden, float64):
     compare_weights(model, expected)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * ("resnet" in name)) for name in TORCHVISION_RUNS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TORCHVISION_RUNS)
 def test_training_steps_equal_those_of_torchvisions_script(name, golden, float64):
     steps, size, rate, decay = TORCHVISION_RUNS[name]
     model = drawn(name, auxiliary_head=True, dropout=0.0, dtype="float64")
