@@ -20,7 +20,8 @@ import report  # noqa: E402
 
 import keras_deeplab as kd  # noqa: E402
 from keras_deeplab.catalog import rows  # noqa: E402
-from keras_deeplab.catalog.datasets import DATASETS  # noqa: E402
+from keras_deeplab.catalog.protocol import UNLIMITED  # noqa: E402
+from keras_deeplab.catalog.datasets import TRAINED_ON  # noqa: E402
 
 COLUMNS = {"cityscapes": "Cityscapes", "ade20k": "ADE20K", "voc12aug": "VOC 2012"}  # with a column of their own
 SPEED_SIZE = "512x1024"  # of the README's column, height x width
@@ -67,7 +68,7 @@ def best_scores(presets):
     scores = collections.defaultdict(float)
     for preset in presets:
         scores[preset["dataset"]] = max(scores[preset["dataset"]], preset["mIoU"] or 0)
-    return {name: scores[name] for name in DATASETS if scores.get(name)}
+    return {name: scores[name] for name in TRAINED_ON if scores.get(name)}
 
 
 def span(values):
@@ -124,7 +125,7 @@ def write(path, text):
 def index(presets):
     """The table of all models."""
     lines = [
-        f"| [{preset['name']}]({preset['name']}.md) | {DATASETS[preset['dataset']].title} | {score(preset['mIoU'], '-')} "
+        f"| [{preset['name']}]({preset['name']}.md) | {TRAINED_ON[preset['dataset']].title} | {score(preset['mIoU'], '-')} "
         f"| {score(preset['mIoU_ms_flip'], '-')} | {preset['parameters'] / 1e6:.1f} | {preset['megabytes']:.0f} |"
         for preset in presets
     ]
@@ -148,7 +149,7 @@ the published one, in percent, at one scale and with several scales and flips (m
 
 def card(preset, row):
     """The page of a model: Markdown."""
-    dataset = DATASETS[row.dataset]
+    dataset = TRAINED_ON[row.dataset]
     steps = f", {row.iterations:,} steps" if row.iterations else ""
     facts = {
         "network": f"{preset['class_name']}, backbone {row.backbone}, output stride {row.output_stride}",
@@ -203,6 +204,8 @@ def protocol(p):
     """The test protocol in words."""
     how = f"in windows of {p.crop[0]}x{p.crop[1]}, {p.stride[0]} and {p.stride[1]} pixels apart" if p.crop else "whole"
     box = f", resized to fit into {p.resize[0]}x{p.resize[1]}" if p.resize else ", at its own size"
+    if p.resize and p.resize[0] == UNLIMITED:
+        box = f", resized to a short side of {p.resize[1]}" + (", with antialiasing" if p.antialias else "")
     pad = f", padded to {p.pad[0]}x{p.pad[1]}" if p.pad else ""
     return f"the picture {how}{box}{pad} ([test protocols](../evaluation.md#protocols))"
 
@@ -210,8 +213,11 @@ def protocol(p):
 def proof(row):
     """What docs/agreement.json has on the network and the protocol of a row, in words."""
     found = agreement().get(key_of(row), [])
-    if not found and row.source == rows.authors.SOURCE:
-        return "Its logits were compared with those of the authors' own code: [figures](../authors.md#what-was-proven)."
+    page = {rows.authors.SOURCE: "authors", rows.torchvision.SOURCE: "torchvision"}.get(row.source)
+    if not found and page:
+        return (
+            f"Its logits were compared with those of {row.source}'s own code: [figures](../{page}.md#what-was-proven)."
+        )
     if not found:
         return "[How the networks were compared with their originals](../proof.md)."
     sentences = []

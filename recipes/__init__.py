@@ -1,4 +1,6 @@
-"""The name of a released model in, its training recipe out. One short file for each data set.
+"""The name of a released model in, its training recipe out.
+
+One short file for each data set of OpenMMLab's rows, and one for each other source of rows.
 
 In an installed package this folder is `keras_deeplab.recipes`. The verbs of the command line are in keras_deeplab/commands;
 in a checkout, `python -m recipes.VERB` runs them too.
@@ -25,8 +27,7 @@ def find(name):
     Raises:
         ValueError: if there is no such row. The message names the closest rows.
     """
-    from keras_deeplab.catalog import authors, rows
+    from keras_deeplab.catalog import rows
 
     row = rows.find(name)
-    module = "authors" if row.source == authors.SOURCE else row.dataset
-    return importlib.import_module(f"keras_deeplab.recipes.{module}").recipe(row)
+    return importlib.import_module(f"keras_deeplab.recipes.{row.recipe}").recipe(row)

@@ -3,9 +3,9 @@
 import dataclasses
 from dataclasses import dataclass
 
-from keras_deeplab.catalog import authors, openmmlab
-from keras_deeplab.catalog.datasets import DATASETS
+from keras_deeplab.catalog.datasets import TRAINED_ON
 from keras_deeplab.catalog.protocol import Protocol
+from keras_deeplab.catalog.released import Released
 
 LOSSES = ("cross-entropy", "dice", "focal")
 FLOAT16_SCALE = 2.0**15  # first loss scale of float16 if the row has none of its own
@@ -13,7 +13,7 @@ FLOAT16_SCALE = 2.0**15  # first loss scale of float16 if the row has none of it
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a released row was trained, from its configuration in mmsegmentation, or from the authors' instructions.
+    """How a released row was trained, from its configuration in mmsegmentation, or from the instructions of its source.
 
     Attributes:
         row: the released model, a `Row` of a file in `keras_deeplab.catalog`.
@@ -24,36 +24,47 @@ class Recipe:
         resize_ratio: smallest and largest factor of `resize_base`.
         cat_max_ratio: a crop is drawn again while one class covers this share of its labelled pixels, or more.
         flip: probability of mirroring a crop.
+        photometric: whether brightness, contrast, saturation and hue are changed at random.
         optimizer: "SGD" or "AdamW", as PyTorch defines them.
         learning_rate, end_learning_rate: of the first and the last step. Between them the rate falls by
             (1 - progress) ** 0.9.
+        reaches_end: whether the last step has the rate `end_learning_rate`, as in mmengine; otherwise the step after it
+            would, as with PyTorch's schedules.
         momentum: of SGD.
         weight_decay: of every parameter, also of norms and biases.
         backbone_multiplier: factor of the backbone's learning rate.
         clip_norm: largest norm of all gradients together, or None for no limit.
         ohem_min_kept: pixels per picture that online hard example mining keeps, or None to keep all.
         loss_scale: loss scale of a row that was trained in float16, or None for a row trained in float32.
+        avg_non_ignore: whether the cross-entropy is averaged over the labelled pixels alone.
         auxiliary_head: whether training has the head that supervises the third stage.
+        auxiliary_weight: of its loss.
+        auxiliary_multiplier: factor of its learning rate.
         iterations: steps of the whole training run; by default the row's.
     """
 
-    row: openmmlab.Row | authors.Row
+    row: Released
     batch_per_device: int
     resize_base: tuple[int, int] | None = None
     devices: int = 4
     resize_ratio: tuple[float, float] = (0.5, 2.0)
     cat_max_ratio: float = 0.75
     flip: float = 0.5
+    photometric: bool = True
     optimizer: str = "SGD"
     learning_rate: float = 0.01
     end_learning_rate: float = 1e-4
+    reaches_end: bool = True
     momentum: float = 0.9
     weight_decay: float = 5e-4
     backbone_multiplier: float = 1.0
     clip_norm: float | None = None
     ohem_min_kept: int | None = None
     loss_scale: float | None = None
+    avg_non_ignore: bool = False
     auxiliary_head: bool = True
+    auxiliary_weight: float = 0.4
+    auxiliary_multiplier: float = 1.0
     iterations: int | None = None
 
     def __post_init__(self):
@@ -73,7 +84,7 @@ class Recipe:
     @property
     def num_classes(self):
         """The number of classes of the row's data set. The authors' rows of ADE20K have one output more, for "no class"."""
-        return DATASETS[self.row.dataset].num_classes
+        return TRAINED_ON[self.row.dataset].num_classes
 
     @property
     def batch(self):
@@ -83,7 +94,7 @@ class Recipe:
     @property
     def reduce_zero_label(self):
         """Whether label 0 is ignored and classes count from 1."""
-        return DATASETS[self.row.dataset].reduce_zero_label
+        return TRAINED_ON[self.row.dataset].reduce_zero_label
 
     def replace(self, **changes):
         """A copy of the recipe with some attributes changed."""
@@ -95,7 +106,7 @@ class Recipe:
         """Compiles a model with the row's optimizer, schedule and losses.
 
         Args:
-            model: a `DeepLabV3` or `DeepLabV3Plus`. If it has an auxiliary head, that loss has the weight 0.4.
+            model: a `DeepLabV3` or `DeepLabV3Plus`. If it has an auxiliary head, that loss has the weight `auxiliary_weight`.
             steps: length of the schedule; default the row's.
             learning_rate: of the first step; default the row's. Scale it with the batch if that is not `batch`.
             class_weight: a factor for each class's loss; default 1.
@@ -111,14 +122,22 @@ class Recipe:
         """
         import keras
 
+        from keras_deeplab.networks.decoder import AUXILIARY_HEADS
         from keras_deeplab.training import optimizers, schedules
 
         first_rate = self.learning_rate if learning_rate is None else learning_rate
-        rate = schedules.PolynomialDecay(first_rate, steps or self.steps, min(self.end_learning_rate, first_rate))
+        decay_steps = (steps or self.steps) + (not self.reaches_end)
+        rate = schedules.PolynomialDecay(first_rate, decay_steps, min(self.end_learning_rate, first_rate))
         freeze_layers(model, freeze)
         multipliers = dict(multipliers or {})
         if self.backbone_multiplier != 1.0 and "backbone" not in freeze:
             multipliers.setdefault(backbone_prefix(model), self.backbone_multiplier)
+        if self.auxiliary_multiplier != 1.0:
+            multipliers |= {
+                prefix: self.auxiliary_multiplier
+                for prefix in set(AUXILIARY_HEADS) - multipliers.keys()
+                if any(layer.name.startswith(prefix) for layer in model.layers)
+            }
         options = dict(weight_decay=self.weight_decay, multipliers=multipliers, clip_norm=self.clip_norm)
         if self.optimizer == "AdamW":
             optimizer = optimizers.AdamW(rate, **options)
@@ -132,14 +151,18 @@ class Recipe:
             raise ValueError("`class_weight` is for the recipe's own loss. Received: a loss too. Give it to your loss.")
         # With TensorFlow, XLA slows atrous convolutions on a CPU and compiles again for every size of picture.
         jit = keras.backend.backend() == "jax"
-        model.compile(optimizer, loss=loss, jit_compile=jit)  # the auxiliary head's loss counts 0.4
+        heads = {"logits": 1.0, "auxiliary": self.auxiliary_weight} if "auxiliary" in model.output_names else None
+        model.compile(optimizer, loss=loss, loss_weights=heads, jit_compile=jit)
 
     def _losses(self, model, weights, class_weight):
         """The weighted sum of named losses for each head; the decode head alone mines hard pixels."""
         if unknown := set(weights) - set(LOSSES):
             raise ValueError(f"A loss must be one of {', '.join(LOSSES)}. Received: {', '.join(sorted(unknown))}.")
         heads = {name: self.ohem_min_kept if name == "logits" else None for name in model.output_names}
-        losses = {head: _combined(model.threshold is not None, weights, class_weight, heads[head]) for head in heads}
+        options = dict(class_weight=class_weight, avg_non_ignore=self.avg_non_ignore)
+        losses = {
+            head: _combined(model.threshold is not None, weights, min_kept=heads[head], **options) for head in heads
+        }
         return losses if "auxiliary" in losses else next(iter(losses.values()))
 
     def protocol(self, resize=None, crop=None):
@@ -203,6 +226,7 @@ class Recipe:
             crop=self.crop if crop is None else crop,
             cat_max_ratio=self.cat_max_ratio,
             flip=self.flip,
+            photometric=self.photometric,
             reduce_zero_label=reduce_zero_label,
             batch=self.batch if batch is None else batch,
             seed=seed,
@@ -211,13 +235,15 @@ class Recipe:
         )
 
 
-def _combined(one_output, weights, class_weight, min_kept):
+def _combined(one_output, weights, *, class_weight, min_kept, avg_non_ignore):
     """The weighted sum of the named losses of one head; a single loss of the weight 1 by itself."""
     from keras_deeplab.training import losses
 
     made = {
         "cross-entropy": lambda: (
-            losses.SigmoidCrossEntropy(class_weight) if one_output else losses.PixelCrossEntropy(min_kept, class_weight)
+            losses.SigmoidCrossEntropy(class_weight, avg_non_ignore=avg_non_ignore)
+            if one_output
+            else losses.PixelCrossEntropy(min_kept, class_weight, avg_non_ignore=avg_non_ignore)
         ),
         "dice": lambda: losses.DiceLoss(use_sigmoid=one_output),
         "focal": lambda: losses.FocalLoss(class_weight=class_weight),

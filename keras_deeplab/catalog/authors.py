@@ -78,6 +78,7 @@ class Row(Released):
 
     source = SOURCE
     publisher = "tensorflow/models"
+    recipe = "authors"
     train_memory_gb = None
     multi_grid = None
     align_corners = True

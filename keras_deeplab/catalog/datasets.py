@@ -449,3 +449,15 @@ DATASETS = {
         ),
     )
 }
+
+COCO_VOC = Dataset(
+    name="coco_voc",
+    title="COCO 2017 with VOC's classes",
+    classes=VOC_CLASSES,
+    palette=VOC_PALETTE,
+    reduce_zero_label=False,
+    licence="The annotations under CC BY 4.0, the images, from Flickr, under Flickr's terms of use: "
+    "https://cocodataset.org/#termsofuse",
+)
+# The data sets of all rows. Those of `DATASETS` can be prepared from their official download.
+TRAINED_ON = DATASETS | {COCO_VOC.name: COCO_VOC}

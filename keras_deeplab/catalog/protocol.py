@@ -5,6 +5,7 @@ from operator import index
 
 MODES = ("whole", "slide")
 FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # sizes of multi-scale testing; each is run plain and mirrored
+UNLIMITED = 2**24  # long side in pixels of a box that limits the short side alone: no picture becomes as long
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,9 @@ class Protocol:
         crop: height, width of a window in pixels. Only for `"slide"`.
         stride: height, width in pixels from one window to the next, at most `crop`. Only for `"slide"`.
         resize: long and short side in pixels, in any order. The picture is resized to fit into this box and keeps its aspect
-            ratio. Default `None`: the picture keeps its size.
+            ratio. Default `None`: the picture keeps its size. A long side of `UNLIMITED` stands for no limit.
+        antialias: whether pictures are resized as torchvision does, by Pillow's bilinear filter, whose support grows where
+            pictures shrink, to sides that are rounded down. Default False: as OpenCV and mmcv do.
         pad: height, width in pixels that a smaller picture is padded to, at the bottom and the right, with the mean pixel of
             the network (the middle of 0..255). A larger picture is not padded. Default `None`: no padding. Only for
             `"whole"`, and only where features are resized with align_corners, as DeepLab's authors test.
@@ -39,6 +42,7 @@ class Protocol:
     pad: tuple[int, int] | None = None
     step: int | None = None
     factors: tuple[float, ...] = FACTORS
+    antialias: bool = False
 
     def __post_init__(self):
         if self.mode not in MODES:
@@ -57,12 +61,23 @@ class Protocol:
         if self.mode == "slide":
             self._check_windows()
         self._check_padding()
+        object.__setattr__(self, "antialias", bool(self.antialias))
         object.__setattr__(self, "factors", _factors(self.factors))
+
+    @property
+    def box(self):
+        """(height, width) of the box, wider than high; `None` if there is none that limits both sides."""
+        return self.resize[::-1] if self.resize and self.resize[0] < UNLIMITED else None
 
     def _check_padding(self):
         if self.mode == "slide" and self.pad:
             raise ValueError(
                 f"`pad` goes with mode 'whole': windows need no padding. Received: mode='slide', pad={self.pad}."
+            )
+        if self.pad and self.antialias:
+            raise ValueError(
+                f"`antialias` and `pad` are of different test protocols. Received: antialias=True, pad={self.pad}. "
+                "Leave one of them out."
             )
         if self.step is None:
             return
@@ -88,7 +103,8 @@ class Protocol:
     def to_dict(self):
         """The protocol as a dict of JSON values, which `from_dict` reads."""
         fields = asdict(self).items()
-        defaults = {"pad": None, "step": None, "factors": FACTORS}  # older versions read a protocol without these
+        # Older versions read a protocol without these.
+        defaults = {"pad": None, "step": None, "factors": FACTORS, "antialias": False}
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in fields
@@ -105,6 +121,11 @@ class Protocol:
                 f"Received: {config!r}."
             )
         return cls(**config)
+
+
+def box_text(box):
+    """A box in words: "into 2048x1024", or "to a short side of 520"."""
+    return f"to a short side of {min(box)}" if max(box) >= UNLIMITED else f"into {max(box)}x{min(box)}"
 
 
 def _pixel_pair(field, value):

@@ -1,6 +1,6 @@
 """What rows of every source of released models have in common."""
 
-from keras_deeplab.catalog.datasets import DATASETS
+from keras_deeplab.catalog.datasets import TRAINED_ON
 
 
 class Released:
@@ -20,7 +20,12 @@ class Released:
         return f"{self.backbone}_{self.dataset}"
 
     @property
+    def recipe(self):
+        """The file in `recipes` that says how the model was trained: that of its data set, or of its source."""
+        return self.dataset
+
+    @property
     def checkpoint_licence(self):
         """The licence of the weights, and the terms of the data set that the model was trained on."""
-        dataset = DATASETS[self.dataset]
+        dataset = TRAINED_ON[self.dataset]
         return f"{self.weights_licence} ({self.publisher}). Trained on {dataset.title}: {dataset.licence}"

@@ -3,10 +3,10 @@
 import difflib
 import re
 
-from keras_deeplab.catalog import authors, openmmlab
+from keras_deeplab.catalog import authors, openmmlab, torchvision
 from keras_deeplab.catalog.openmmlab import CLASS_NAMES
 
-ROWS = {**openmmlab.ROWS, **authors.ROWS}
+ROWS = {**openmmlab.ROWS, **authors.ROWS, **torchvision.ROWS}
 
 
 def backbones():

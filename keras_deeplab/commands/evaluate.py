@@ -130,13 +130,11 @@ def say_sizes(pairs, model, resize):
 
     sizes, looked_at = folder.picture_sizes(pairs, SIZES_READ)
     box = resize or model.protocol.resize
+    text = summary.resize_text(box, None, sizes, model.protocol.antialias)
     summary.print_facts(
         [
             ("pictures", summary.sizes_text(len(pairs), sizes, looked_at)),
-            (
-                "resize",
-                summary.resize_text(box, None, sizes) + ("" if box is None else "; --resize own keeps their size"),
-            ),
+            ("resize", text + ("" if box is None else "; --resize own keeps their size")),
         ]
     )
 

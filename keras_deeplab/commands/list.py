@@ -5,14 +5,14 @@ keras-deeplab list --dataset cityscapes --backbone r50 --class DeepLabV3Plus
 """
 
 from keras_deeplab.catalog import rows
-from keras_deeplab.catalog.datasets import DATASETS
+from keras_deeplab.catalog.datasets import TRAINED_ON
 from keras_deeplab.commands import command_line
 
 
 def main(argv):
     arguments = command_line.parser("list", __doc__.splitlines()[0], row=False)
     add = arguments.add_argument
-    add("--dataset", metavar="NAME", choices=list(DATASETS), help="only models trained on this data set")
+    add("--dataset", metavar="NAME", choices=list(TRAINED_ON), help="only models trained on this data set")
     add("--backbone", metavar="NAME", choices=rows.backbones(), help="only models of this backbone")
     add("--class", dest="class_name", choices=list(rows.CLASS_NAMES.values()), help="only models of this class")
     options = arguments.parse_args(argv)
@@ -27,7 +27,7 @@ def main(argv):
     command_line.print_table(table)
     print("\nThe data sets that they were trained on have terms of their own:")
     for name in dict.fromkeys(row.dataset for row in selected):
-        print(f"  {DATASETS[name].title}: {DATASETS[name].licence}")
+        print(f"  {TRAINED_ON[name].title}: {TRAINED_ON[name].licence}")
 
 
 if __name__ == "__main__":

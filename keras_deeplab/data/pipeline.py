@@ -33,6 +33,7 @@ def training_data(
     crop: tuple[int, int],
     cat_max_ratio: float,
     flip: float,
+    photometric: bool = True,
     reduce_zero_label: bool,
     batch: int,
     seed: int,
@@ -59,6 +60,7 @@ def training_data(
         cat_max_ratio: a crop is drawn again if one class covers this share of its labelled pixels or more; 1 turns this
             off.
         flip: probability of mirroring left to right.
+        photometric: whether to change brightness, contrast, saturation and hue at random. Default True.
         reduce_zero_label: whether labels count from 1, with 0 for "no class". Prepared labels never do.
         batch: global batch size: the sum over all replicas and processes.
         seed: integer. The same seed gives the same batches.
@@ -99,7 +101,7 @@ def training_data(
     @tf.autograph.experimental.do_not_convert
     def example(index, number):
         image, label = _read_or_next(number, pairs, skipped)
-        draws = transforms.draw(tf.stack([seed, index]), resize_ratio=resize_ratio, flip=flip)
+        draws = transforms.draw(tf.stack([seed, index]), resize_ratio=resize_ratio, flip=flip, photometric=photometric)
         return transforms.augment_to_bytes(
             image,
             label,

@@ -58,44 +58,46 @@ class Draws(NamedTuple):
     photometric: Photometric
 
 
-def draw(seed, *, resize_ratio, flip):
+def draw(seed, *, resize_ratio, flip, photometric=True):
     """The random numbers of one example: independent, and uniform in their ranges.
 
     Args:
         seed: (2,) integers. The same seed gives the same numbers everywhere.
         resize_ratio: (lowest, highest) factor for the box that pictures are resized into.
         flip: probability of mirroring left to right.
+        photometric: whether colours are changed. Default True.
 
     Returns:
         `Draws` of scalars and one (11, 2) tensor.
     """
     u = tf.random.stateless_uniform([NUMBERS], seed, dtype=tf.float64, alg="philox")
-    return draws_of(u, resize_ratio=resize_ratio, flip=flip)
+    return draws_of(u, resize_ratio=resize_ratio, flip=flip, photometric=photometric)
 
 
-def draws_of(u, *, resize_ratio, flip):
+def draws_of(u, *, resize_ratio, flip, photometric=True):
     """As `draw`, but from uniform random numbers in place of a seed.
 
     Args:
         u: (`NUMBERS`,) float64 of 0..1.
-        resize_ratio, flip: as for `draw`.
+        resize_ratio, flip, photometric: as for `draw`.
     """
     offsets, u = tf.reshape(u[: 2 * ATTEMPTS], [ATTEMPTS, 2]), tf.unstack(u[2 * ATTEMPTS :])
 
     def between(value, low, high, dtype=tf.float32):
         return tf.cast(low + value * (high - low), dtype)
 
+    chance = 0.5 if photometric else 0.0  # of each change of the colours
     return Draws(
         ratio=between(u[0], *resize_ratio, tf.float64),
         offsets=offsets,
         flip=u[1] < flip,
         photometric=Photometric(
-            brightness=tf.where(u[2] < 0.5, between(u[3], -BRIGHTNESS, BRIGHTNESS), 0.0),
-            contrast=tf.where(u[4] < 0.5, between(u[5], *CONTRAST), 1.0),
+            brightness=tf.where(u[2] < chance, between(u[3], -BRIGHTNESS, BRIGHTNESS), 0.0),
+            contrast=tf.where(u[4] < chance, between(u[5], *CONTRAST), 1.0),
             contrast_last=u[6] < 0.5,
-            saturate=u[7] < 0.5,
+            saturate=u[7] < chance,
             saturation=between(u[8], *SATURATION),
-            turn_hue=u[9] < 0.5,
+            turn_hue=u[9] < chance,
             hue=tf.cast(tf.floor(u[10] * (2 * HUE)), tf.int32) - HUE,
         ),
     )

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from keras_deeplab.catalog.datasets import IGNORE
+from keras_deeplab.catalog.protocol import box_text
 from keras_deeplab.evaluation.evaluate import read_pair
 from keras_deeplab.inference.segment import segment
 from keras_deeplab.pictures.draw import palette_image
@@ -125,7 +126,7 @@ def describe(model, protocol):
         parts = [f"windows of {own.crop[0]}x{own.crop[1]} every {own.stride[0]}x{own.stride[1]}"]
     box = protocol["resize"] or own.resize
     if box and protocol["multi_scale_flip"] != "picture":
-        parts.append(f"resized to fit {max(box)}x{min(box)}")
+        parts.append(f"resized {box_text(box)}")
     if protocol["multi_scale_flip"]:
         of_box = box and protocol["multi_scale_flip"] != "picture"  # without a box, its sides are the picture's
         parts.append(f"six scales of the {'box' if of_box else 'picture'}, each plain and mirrored")

@@ -20,7 +20,14 @@ from keras_deeplab.networks.fast.convolution import Purpose, purpose
 from keras_deeplab.networks.fold import fold_norms, refold
 from keras_deeplab.networks.layers import interpolation_matrix
 from keras_deeplab.pictures.read import Picture, read_image
-from keras_deeplab.pictures.resize import fit_in_box, fit_in_steps, resize_aligned, resize_uint8
+from keras_deeplab.pictures.resize import (
+    fit_in_box,
+    fit_in_steps,
+    fit_rounded_down,
+    resize_aligned,
+    resize_antialiased,
+    resize_uint8,
+)
 
 WINDOW_PIXELS = 2 * 1024 * 1024  # pixels in one pass of the network, which has at least one window
 BAND_VALUES = 16 * 1024 * 1024  # scores in memory at once: those of a band, which has at least one row of pixels
@@ -232,7 +239,7 @@ class Network:
             window; rows (H, windows down * h) and columns (W, windows across * w), the matrices of this file's formula.
         """
         picture_size = tf.unstack(tf.shape(picture)[:2])
-        resized = resize_uint8(picture, *fit_in_box(*picture_size, long_side, short_side))
+        resized = resize(self.protocol, picture, extent_of(self.protocol, *picture_size, long_side, short_side))
         resized = tf.cond(mirrored, lambda: resized[:, ::-1], lambda: resized)
         extent = tf.unstack(tf.shape(resized)[:2])
         if self.protocol.mode == "slide":
@@ -267,7 +274,7 @@ class Network:
             as of `_view`, with one window.
         """
         picture_size = tf.unstack(tf.shape(picture)[:2])
-        extent = padded_extent(self.protocol, *picture_size, long_side, short_side)
+        extent = extent_of(self.protocol, *picture_size, long_side, short_side)
         padded = [tf.maximum(side, least) for side, least in zip(extent, self.protocol.pad, strict=True)]
         x = pad_with_mean(resize_aligned(tf.cast(picture, tf.float32), *extent), padded, self.mean)
         x = tf.cond(mirrored, lambda: x[:, ::-1], lambda: x)
@@ -450,11 +457,17 @@ def band_scores(coarse, rows, columns):
     return tf.ensure_shape(columns @ scores, [None, None, coarse.shape[-1]])
 
 
-def padded_extent(protocol, height, width, long_side, short_side):
+def extent_of(protocol, height, width, long_side, short_side):
     """(height, width) that a picture is resized to, before it is padded, so that it fits into a box."""
     if protocol.step:
         return fit_in_steps(height, width, long_side, short_side, protocol.step)
-    return fit_in_box(height, width, long_side, short_side)
+    fit = fit_rounded_down if protocol.antialias else fit_in_box
+    return fit(height, width, long_side, short_side)
+
+
+def resize(protocol, picture, size):
+    """A picture (H, W, 3) uint8 resized as a protocol without padding does, to `size` (height, width)."""
+    return (resize_antialiased if protocol.antialias else resize_uint8)(picture, *size)
 
 
 def pad_with_mean(x, size, mean):
@@ -473,8 +486,7 @@ def resized_to_box(protocol, picture):
 
     With a protocol that pads, float32, and before it is padded.
     """
+    size = extent_of(protocol, *picture.shape[:2], *box_of(protocol, picture.shape[:2]))
     if protocol.pad:
-        size = padded_extent(protocol, *picture.shape[:2], *box_of(protocol, picture.shape[:2]))
         return resize_aligned(tf.cast(picture, tf.float32), *size).numpy()
-    size = fit_in_box(*picture.shape[:2], *box_of(protocol, picture.shape[:2]))
-    return resize_uint8(tf.constant(picture), *size).numpy()
+    return resize(protocol, tf.constant(picture), size).numpy()

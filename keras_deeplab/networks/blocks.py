@@ -38,10 +38,11 @@ def conv_norm(
     use_bias=False,
     relu=True,
     max_value=None,
+    activation=None,
     one_sided=False,
     norm=None,
 ):
-    """A convolution, its batch norm and a ReLU.
+    """A convolution, its batch norm and a ReLU or another activation.
 
     Args:
         x: features (N, H, W, C).
@@ -53,6 +54,7 @@ def conv_norm(
         groups: how many parts the channels are split into, each with a convolution of its own. Default 1.
         use_bias: whether the convolution has a bias beside that of its norm. Default False.
         relu: whether a ReLU follows. Default True.
+        activation: Keras's name of an activation in place of the ReLU, such as "hard_silu". Default None, the ReLU.
         one_sided: whether a strided convolution pads as TensorFlow does: of an odd number of zeros, one more lies at the
             bottom and right than at the top and left. Default False, equally.
         norm: options of the `BatchNorm`, such as its epsilon. Default None, PyTorch's.
@@ -72,6 +74,8 @@ def conv_norm(
         x = dense(filters, kernel_size, groups=groups, kernel_initializer=he_normal(), **options)(x)
     if _with_norms.get():
         x = BatchNorm(name=names[1], **(norm or {}))(x)
+    if activation:
+        return keras.layers.Activation(activation, name=f"{names[1]}-{activation}")(x)
     return keras.layers.ReLU(max_value=max_value, name=f"{names[1]}-relu")(x) if relu else x
 
 
@@ -114,7 +118,7 @@ def broadcast_pooled(pooled, like, *, align_corners, name):
     return ResizeLike(align_corners, name=name)([pooled, like]) if _with_norms.get() else pooled
 
 
-def join_with_pooled(pooled, branches, channels, *, name, names=None, kernel_size=3, norm=None):
+def join_with_pooled(pooled, branches, channels, *, name, names=None, kernel_size=3, pooled_last=False, norm=None):
     """The pooled branch and the others, concatenated and joined by a `conv_norm`.
 
     Args:
@@ -124,6 +128,7 @@ def join_with_pooled(pooled, branches, channels, *, name, names=None, kernel_siz
         name: the beginning of the names of the other layers.
         names: the names of the convolution and of the norm. Default NAME-bottleneck-conv and NAME-bottleneck-bn.
         kernel_size: 3 or 1 pixels. Default 3.
+        pooled_last: whether the pooled branch is the last of those concatenated. Default False: it is the first.
         norm: as of `conv_norm`.
 
     Returns:
@@ -132,6 +137,7 @@ def join_with_pooled(pooled, branches, channels, *, name, names=None, kernel_siz
     names = names or (f"{name}-bottleneck-conv", f"{name}-bottleneck-bn")
     concatenate = keras.layers.Concatenate(name=f"{name}-concat")
     if _with_norms.get():
-        return conv_norm(concatenate([pooled, *branches]), channels, kernel_size, names=names, norm=norm)
-    x = PooledConv2D(channels, kernel_size, name=names[0])([pooled, concatenate(branches)])
+        branches = [*branches, pooled] if pooled_last else [pooled, *branches]
+        return conv_norm(concatenate(branches), channels, kernel_size, names=names, norm=norm)
+    x = PooledConv2D(channels, kernel_size, pooled_last, name=names[0])([pooled, concatenate(branches)])
     return keras.layers.ReLU(name=f"{names[1]}-relu")(x)

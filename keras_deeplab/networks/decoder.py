@@ -5,6 +5,8 @@ import keras
 from keras_deeplab.networks.blocks import conv_norm_module, separable_conv
 from keras_deeplab.networks.layers import AtrousConv2D, ChannelDropout, ResizeLike
 
+AUXILIARY_HEADS = ("auxiliary_head-", "aux_classifier-")  # what the layers of an auxiliary head are called
+
 
 def decoder(x, low_level, channels, low_level_channels, *, align_corners):
     """Resizes ASPP's features to stride 4 and joins them with the low-level features, those of the first stage.
@@ -29,6 +31,11 @@ def decoder(x, low_level, channels, low_level_channels, *, align_corners):
 def auxiliary(x, channels):
     """The auxiliary head, which supervises the third stage in training, without its classifier: (N, h, w, channels)."""
     return conv_norm_module(x, channels, 3, name="auxiliary_head-convs-0")
+
+
+def auxiliary_head(x, outputs, *, channels, dropout):
+    """The scores of the auxiliary head, from the features that it supervises: (N, h, w, outputs)."""
+    return classifier(auxiliary(x, channels), outputs, dropout, name="auxiliary_head")
 
 
 def classifier(x, num_classes, dropout, *, name):

@@ -10,13 +10,18 @@ from keras_deeplab.keras_tools import at_least_float32, default_dtype
 from keras_deeplab.networks.authors_head import authors_head
 from keras_deeplab.networks.backbones import BACKBONES, OUTPUT_STRIDES
 from keras_deeplab.networks.blocks import without_norms
-from keras_deeplab.networks.decoder import auxiliary, classifier
+from keras_deeplab.networks.decoder import auxiliary_head as openmmlab_auxiliary_head
 from keras_deeplab.networks.fast.convolution import Purpose, default_purpose
 from keras_deeplab.networks.head import head
 from keras_deeplab.networks.layers import Normalize, ResizeLike
 from keras_deeplab.networks.older_files import current_arguments
+from keras_deeplab.networks.torchvision_head import torchvision_auxiliary_head, torchvision_head
 
-HEADS = {"openmmlab": head, "authors": authors_head}  # {`Backbone.head`: features in, scores out}
+HEADS = {  # {`Backbone.head`: (features in, scores out; the same for the auxiliary head)}
+    "openmmlab": (head, openmmlab_auxiliary_head),
+    "authors": (authors_head, openmmlab_auxiliary_head),  # the authors have no auxiliary head
+    "torchvision": (torchvision_head, torchvision_auxiliary_head),
+}
 AUXILIARY_WEIGHT = 0.4  # of the auxiliary head's loss (Zhao et al. 2017)
 
 
@@ -27,28 +32,32 @@ class DeepLab(keras.Model):
         num_classes: number of classes, a positive integer.
         backbone: "r18", "r50", "r101" (ResNets whose stem is three 3x3 convolutions), "r18b", "r50b", "r101b" (whose stem
             is one 7x7 convolution, as torchvision's), "s101" (ResNeSt-101) or "mobilenetv2", all with OpenMMLab's heads; or
-            "xception41", "xception65", "xception71" or "mobilenetv2_tf", with the authors' own. Default "r50".
+            "xception41", "xception65", "xception71" or "mobilenetv2_tf", with the authors' own; or "resnet50", "resnet101" or
+            "mobilenet_v3_large", with torchvision's (DeepLabV3 only). Default "r50".
         output_stride: input pixels per pixel of the last stage: 8 (default), 16 or 32. A smaller one is more accurate and
             takes more time and memory.
         multi_grid: atrous rates of the blocks of the last stage, such as (1, 2, 4), in place of the stage's own. Default
             None. A ResNet has two or three such blocks, MobileNetV2 one.
         aspp_rates: atrous rates of ASPP's branches in pixels of the last stage; 1 stands for a 1x1 convolution. Default
-            (1, 12, 24, 36) at output stride 8, (1, 6, 12, 18) at 16, (1, 3, 6, 9) at 32.
+            (1, 12, 24, 36) at output stride 8, (1, 6, 12, 18) at 16, (1, 3, 6, 9) at 32; MobileNetV3 has twice these rates.
         dense_prediction_cell: whether the cell of the released Xception-71 takes the place of ASPP. Only with the authors'
             heads. Default False.
         base_channels: width of a ResNet's first stage, which each later stage doubles (default 64), or of MobileNetV2's
-            first convolution, to which its other widths are in proportion (default 32); half the width of Xception's first
-            module (default 64).
-        stem_channels: width of a ResNet's or an Xception's stem. Default 64, of ResNeSt 128. MobileNetV2 has none.
+            first convolution, to which its other widths are in proportion (default 32; MobileNetV3's 16); half the width of
+            Xception's first module (default 64).
+        stem_channels: width of a ResNet's or an Xception's stem. Default 64, of ResNeSt 128. MobileNets have none.
         aspp_channels: width of ASPP's branches and of the layers after them. Default 512, on R-18 128, with the authors'
-            heads 256.
+            and torchvision's heads 256.
         low_level_channels: channels that the decoder reduces the first stage's features to (DeepLabV3+ only). Default 48, on
             R-18 12.
-        auxiliary_channels: width of the auxiliary head. Default 256, on R-18 64.
-        auxiliary_head: whether to build the head that supervises the third stage in training. Default False.
+        auxiliary_channels: width of the auxiliary head. Default 256, on R-18 64, on MobileNetV3 10.
+        auxiliary_head: whether to build the head that supervises the third stage in training (of MobileNetV3 the second).
+            Default False.
         align_corners: whether bilinear resizes keep the centres of the corner pixels in place, as the released models of
             769x769 crops and the authors' models do. Default False, on Xception True.
-        dropout: share of the channels that training sets to zero before each classifier, at least 0 and below 1. Default 0.1.
+        dropout: share of the channels that training sets to zero before each classifier, at least 0 and below 1. Default
+            0.1. With torchvision's heads the share of the values after ASPP, default 0.5, of which the auxiliary head takes a
+            fifth.
         out_channels: 1 gives a model of two classes a single output, the logit of class 1, as mmsegmentation's binary set-up
             has it. Default None: one output for each class.
         threshold: the probability above which that single output means class 1. Default 0.3, the original's.
@@ -98,7 +107,7 @@ class DeepLab(keras.Model):
         auxiliary_channels=None,
         auxiliary_head=False,
         align_corners=None,
-        dropout=0.1,
+        dropout=None,
         out_channels=None,
         threshold=0.3,
         norms=True,
@@ -119,6 +128,7 @@ class DeepLab(keras.Model):
         num_classes = positive_int("num_classes", num_classes)
         require(output_stride in OUTPUT_STRIDES, "output_stride must be 8, 16 or 32", output_stride)
         output_stride = index(output_stride)
+        dropout = spec.dropout if dropout is None else dropout
         require(0 <= dropout < 1, "dropout must be a share of the channels, at least 0 and below 1", dropout)
         dropout = float(dropout)
         one_output = "out_channels must be None, or 1 for a model of 2 classes"
@@ -143,6 +153,8 @@ class DeepLab(keras.Model):
         aspp_channels = positive_int("aspp_channels", aspp_channels or spec.aspp_channels)
         auxiliary_channels = positive_int("auxiliary_channels", auxiliary_channels or spec.auxiliary_channels)
         if self.has_decoder:
+            rule = "DeepLabV3Plus needs a backbone whose head has a decoder, such as 'r50b' in place of 'resnet50'"
+            require(spec.low_level_channels, rule, backbone)
             low_level_channels = positive_int("low_level_channels", low_level_channels or spec.low_level_channels)
         else:
             rule = "low_level_channels must be left out for DeepLabV3, which has no decoder"
@@ -154,7 +166,8 @@ class DeepLab(keras.Model):
             images = keras.Input((None, None, 3), name="images", dtype=at_least_float32(policy.variable_dtype))
             x = Normalize(spec.mean, spec.std, name="normalize")(images)
             features = spec.build(x, output_stride=output_stride, multi_grid=multi_grid, **widths)
-            scores = HEADS[spec.head](
+            decode, supervise = HEADS[spec.head]
+            scores = decode(
                 features,
                 outputs_per_pixel,
                 channels=aspp_channels,
@@ -167,8 +180,8 @@ class DeepLab(keras.Model):
             )
             outputs = ResizeLike(align_corners, name="logits", dtype=logits_dtype)([scores, images])
             if auxiliary_head:
-                x = auxiliary(features[2], auxiliary_channels)
-                x = classifier(x, outputs_per_pixel, dropout, name="auxiliary_head")
+                x = features[spec.auxiliary_stage]
+                x = supervise(x, outputs_per_pixel, channels=auxiliary_channels, dropout=dropout)
                 x = ResizeLike(align_corners, name="auxiliary", dtype=logits_dtype)([x, images])
                 outputs = {"logits": outputs, "auxiliary": x}
         super().__init__(inputs=images, outputs=outputs, name=name)

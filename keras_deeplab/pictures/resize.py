@@ -1,8 +1,9 @@
-"""A picture and a size in, the resized picture out, bit for bit as OpenCV resizes it; and label maps likewise.
+"""A picture and a size in, the resized picture out, bit for bit as OpenCV or Pillow resizes it; and label maps as OpenCV.
 
-The released models were scored on pictures that OpenCV had resized. It interpolates uint8 in fixed point: the weights of each
+OpenMMLab's models were scored on pictures that OpenCV had resized. It interpolates uint8 in fixed point: the weights of each
 axis have 11 bits, 4 bits are dropped after the horizontal pass and 18 after the vertical one. `tf.image.resize`, rounded,
-differs by one level in a tenth of the values.
+differs by one level in a tenth of the values. torchvision's models were scored on pictures that Pillow had resized, whose
+filter takes all pixels that fall together where a picture shrinks.
 """
 
 import tensorflow as tf
@@ -47,6 +48,22 @@ def fit_in_steps(height, width, long_side, short_side, step):
     return tuple(tf.unstack(size + (step - (size - 1) % step) % step))
 
 
+def fit_rounded_down(height, width, long_side, short_side):
+    """As `fit_in_box`, with sides rounded down as torchvision does, whose `size` and `max_size` the two sides are.
+
+    The short side becomes that of the box unless the long side would then be too long, which becomes that of the box.
+    """
+    h, w = tf.cast(height, tf.float64), tf.cast(width, tf.float64)
+    long_side, short_side = tf.cast(long_side, tf.float64), tf.cast(short_side, tf.float64)
+    short, long = short_side, tf.floor(short_side * tf.maximum(h, w) / tf.minimum(h, w))
+    short, long = tf.cond(
+        long > long_side, lambda: (tf.floor(long_side * short / long), long_side), lambda: (short, long)
+    )
+    sides = (tf.maximum(tf.cast(side, tf.int32), 1) for side in (short, long))
+    short, long = sides
+    return tf.where(h <= w, short, long), tf.where(h <= w, long, short)
+
+
 def resize_aligned(image, height, width):
     """Resizes a float32 picture (H, W, C) by bilinear interpolation that keeps the corners in place."""
     resized = tf.raw_ops.ResizeBilinear(images=image[None], size=tf.stack([height, width]), align_corners=True)[0]
@@ -74,6 +91,87 @@ def resize_uint8(image, height, width):
 
     has_size = tf.logical_and(tf.equal(tf.shape(image)[0], height), tf.equal(tf.shape(image)[1], width))
     return tf.ensure_shape(tf.cond(has_size, lambda: image, resized), [None, None, image.shape[-1]])
+
+
+def resize_antialiased(image, height, width):
+    """Resizes a picture bit for bit as Pillow's bilinear filter does: first every row, then the columns.
+
+    So do all versions of Pillow up to 12. Version 13 begins with the columns where the height shrinks much more than the
+    width, which changes some values by one level.
+
+    Args:
+        image: (H, W, C) uint8.
+        height, width: of the result in pixels, int32 scalars.
+
+    Returns:
+        (height, width, C) uint8.
+    """
+    for axis, size in ((1, width), (0, height)):
+        image = _filtered(image, axis, size)
+    return image
+
+
+def _filtered(image, axis, size_out):
+    """`image` resized along one axis by a triangle that is as wide as two pixels of the coarser of both sides.
+
+    Source: Pillow's Resample.c. It adds products of the levels and of weights of 22 bits.
+    """
+    shape = image.shape.as_list()
+    size_in = shape[axis] or tf.shape(image)[axis]
+    count, taps, total = _triangle(size_in, size_out)
+    half = tf.constant(1 << (PILLOW_BITS - 1), tf.int32)
+
+    def add(tap, mixed):
+        indices, weights = taps(tap)
+        weights = tf.cast(0.5 + weights / total * (1 << PILLOW_BITS), tf.int32)  # rounded, as none is negative
+        weights = weights[:, None, None] if axis == 0 else weights[:, None]
+        return tap + 1, mixed + tf.cast(tf.gather(image, indices, axis=axis), tf.int32) * weights
+
+    mixed_shape = [size_out if i == axis else shape[i] or tf.shape(image)[i] for i in range(3)]
+    _, mixed = _loop(count, add, tf.fill(mixed_shape, half))
+    mixed = tf.clip_by_value(tf.bitwise.right_shift(mixed, PILLOW_BITS), 0, 255)
+    shape[axis] = size_out if isinstance(size_out, int) else None
+    return tf.ensure_shape(tf.cast(mixed, tf.uint8), shape)
+
+
+PILLOW_BITS = 22  # of a weight
+
+
+def _triangle(size_in, size_out):
+    """The filter of `_filtered` along an axis.
+
+    Returns:
+        the number of taps; a function of a tap's number -> its source indices (size_out,) int32 and weights (size_out,)
+        float64; and the sums of the weights (size_out,), added in Pillow's order.
+    """
+    static = isinstance(size_in, int) and isinstance(size_out, int)
+    scale = tf.cast(size_in, tf.float64) / tf.cast(size_out, tf.float64)
+    support = tf.maximum(scale, 1.0)
+    centre = (tf.cast(tf.range(size_out), tf.float64) + 0.5) * scale
+    first = tf.maximum(tf.cast(centre - support + 0.5, tf.int32), 0)
+    end = tf.minimum(tf.cast(centre + support + 0.5, tf.int32), size_in)
+
+    def taps(tap):
+        index = first + tap
+        distance = tf.abs((tf.cast(index, tf.float64) - centre + 0.5) * (1.0 / support))
+        weights = tf.where(index < end, tf.maximum(1.0 - distance, 0.0), 0.0)
+        return tf.minimum(index, size_in - 1), weights
+
+    count = (
+        2 * -(-max(size_in, size_out) // size_out) + 1 if static else 2 * tf.cast(tf.math.ceil(support), tf.int32) + 1
+    )
+    _, total = _loop(count, lambda tap, sums: (tap + 1, sums + taps(tap)[1]), tf.zeros_like(centre))
+    return count, taps, total
+
+
+def _loop(count, body, start):
+    """(count, the last value) of `count` calls of body(number, value), as a loop of the graph unless `count` is an int."""
+    if not isinstance(count, int):
+        return tf.while_loop(lambda number, _: number < count, body, (tf.constant(0), start), parallel_iterations=1)
+    state = 0, start
+    for _ in range(count):
+        state = body(*state)
+    return state
 
 
 def bilinear_taps(size_in, size_out, positions, horizontal):

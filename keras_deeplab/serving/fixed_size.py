@@ -7,14 +7,15 @@ from keras_deeplab.inference.segment import (
     WINDOW_PIXELS,
     band_scores,
     combined,
+    extent_of,
     labels_of,
     pad_with_mean,
-    padded_extent,
     passes,
+    resize,
     scaled_side,
     window_starts,
 )
-from keras_deeplab.pictures.resize import resize_aligned, resize_uint8
+from keras_deeplab.pictures.resize import resize_aligned
 
 
 def fixed_protocol(network, height, width, *, multi_scale_flip=False, at_once=None):
@@ -67,7 +68,7 @@ def fixed_view(network, height, width, long_side, short_side, mirrored, factor, 
     protocol, box = network.protocol, (int(long_side), int(short_side))
     nothing = tf.zeros([height, width, 3], tf.uint8)
     rows, columns = (matrix.numpy() for matrix in network.view_of(nothing, *box, mirrored, factor)[1:])
-    extent = [int(side) for side in padded_extent(protocol, height, width, *box)]
+    extent = [int(side) for side in extent_of(protocol, height, width, *box)]
     padded = [max(side, least) for side, least in zip(extent, protocol.pad or extent, strict=True)]
     window = [int(scaled_side(side, factor)) for side in padded] if protocol.pad else extent
     starts = [[0], [0]]
@@ -81,7 +82,7 @@ def fixed_view(network, height, width, long_side, short_side, mirrored, factor, 
         """The picture as the network gets it, before it is cut into windows."""
         if not protocol.pad:
             if extent != [height, width]:
-                picture = tf.ensure_shape(resize_uint8(picture, *extent), [*extent, 3])
+                picture = tf.ensure_shape(resize(protocol, picture, extent), [*extent, 3])
             return picture[:, ::-1] if mirrored else picture
         picture = tf.cast(picture, tf.float32)
         if extent != [height, width]:

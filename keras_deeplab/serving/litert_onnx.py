@@ -172,9 +172,9 @@ def fixed_size_function(model, size, precision):
 
 def default_size(protocol):
     """(height, width) of the protocol's box in pixels. Raises `ValueError` if the protocol has none."""
-    if protocol.resize is None:
+    if protocol.box is None:
         raise ValueError(
-            "size must be given for a model whose protocol has no resize box. Received: no size. Give size=(height, width) "
-            "in pixels, or --size H W."
+            "size must be given for a model whose protocol has no resize box, or one that limits the short side alone. "
+            "Received: no size. Give size=(height, width) in pixels, or --size H W."
         )
-    return protocol.resize[::-1]
+    return protocol.box

@@ -30,7 +30,7 @@ def warmup_requests(protocol, size, max_pixels):
     Returns:
         [(signature, {input: array})].
     """
-    height, width = size or (protocol.resize and protocol.resize[::-1]) or protocol.crop or DEFAULT_SIZE
+    height, width = size or protocol.box or protocol.crop or DEFAULT_SIZE
     shrink = max(1.0, (height * width / max_pixels) ** 0.5)
     picture = synthetic_picture(max(1, int(height / shrink)), max(1, int(width / shrink)))
     small = picture if size else picture[: max(1, height // 4), : max(1, width // 4)]

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from keras_deeplab.pictures.resize import fit_in_box
+from keras_deeplab.catalog.protocol import box_text
+from keras_deeplab.pictures.resize import fit_in_box, fit_rounded_down
 
 FIRST_STEP = "The first step compiles the network, which takes about a minute. Nothing is shown meanwhile."
 SHOWN_CLASSES = 12  # at most, the most frequent first
@@ -38,25 +39,27 @@ def classes_text(names, pixels):
     return f"{len(shown)}: {', '.join(shown[:SHOWN_CLASSES])}{more}"
 
 
-def resize_text(box, ratio, sizes):
+def resize_text(box, ratio, sizes, antialias=False):
     """What becomes of the pictures: "their own size, times 0.5 to 2", or the box and what a picture becomes in it.
 
     Args:
         box: (long, short) side in pixels, or None for the pictures' own size.
         ratio: (lowest, highest) random factor, or None.
         sizes: as for `sizes_text`.
+        antialias: as of `Protocol`. Default False.
     """
-    text = "own size" if box is None else f"into {max(box)}x{min(box)}"
+    text = "own size" if box is None else box_text(box)
     if box is not None and sizes:
         often = max(sizes, key=sizes.get)
-        becomes = tuple(int(side) for side in fit_in_box(often[1], often[0], max(box), min(box)))[::-1]
+        fit = fit_rounded_down if antialias else fit_in_box
+        becomes = tuple(int(side) for side in fit(often[1], often[0], max(box), min(box)))[::-1]
         text += f", where {_size(often)} " + ("keeps its size" if becomes == often else f"becomes {_size(becomes)}")
     return text if ratio is None else f"{text}; then times {ratio[0]:g} to {ratio[1]:g} at random"
 
 
 def protocol_text(protocol):
     """How the model is tested, in words."""
-    size = "at its own size" if protocol.resize is None else f"resized into {protocol.resize[0]}x{protocol.resize[1]}"
+    size = "at its own size" if protocol.resize is None else f"resized {box_text(protocol.resize)}"
     if protocol.mode == "whole":
         return f"whole picture, {size}"
     return f"sliding window of {protocol.crop[0]}x{protocol.crop[1]} (height x width), picture {size}"

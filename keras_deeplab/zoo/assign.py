@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_deeplab.networks.backbones.mobilenet_v2 import BLOCKS as MOBILENET_V2
 from keras_deeplab.networks.backbones.mobilenet_v2 import divisible
+from keras_deeplab.networks.decoder import AUXILIARY_HEADS
 
 # A tensor's name is LAYER.PARAMETER. {PyTorch's name of a parameter: Keras's}, for both kinds of layers.
 NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
@@ -49,7 +50,7 @@ def assign(model, tensors, *, fresh=(), source="The file", names=PYTORCH):
 
     Args:
         model: a `DeepLabV3` or `DeepLabV3Plus` with norms.
-        tensors: {tensor name: array}. Those under `auxiliary_head.` are ignored if the model has no auxiliary head;
+        tensors: {tensor name: array}. Those of an auxiliary head are ignored if the model has none;
             `num_batches_tracked`, `data_preprocessor.*` and the buffers of losses are always ignored.
         fresh: names of layers that keep the weights they have; the tensors for them are ignored.
         source: where the tensors come from, for error messages.
@@ -63,7 +64,7 @@ def assign(model, tensors, *, fresh=(), source="The file", names=PYTORCH):
             without a tensor, and the tensors of a wrong shape. The model is not changed.
     """
     layers = {layer.name: layer for layer in model.layers if layer.weights and layer.name not in fresh}
-    has_auxiliary = any(name.startswith("auxiliary_head") for name in layers)
+    has_auxiliary = any(name.startswith(AUXILIARY_HEADS) for name in layers)
     unfilled = {(name, variable.name) for name, layer in layers.items() for variable in layer.weights}
     ignored, without_layer, wrong_shapes, assignments = [], [], [], []
     for name, array in tensors.items():
@@ -72,7 +73,7 @@ def assign(model, tensors, *, fresh=(), source="The file", names=PYTORCH):
         if (
             NO_LAYER.fullmatch(name)
             or layer_name in fresh
-            or (layer_name.startswith("auxiliary_head-") and not has_auxiliary)
+            or (layer_name.startswith(AUXILIARY_HEADS) and not has_auxiliary)
         ):
             ignored.append(name)
             continue

@@ -33,7 +33,7 @@ class Presets:
         out_channels: int | None = None,
         threshold: float | None = None,
         auxiliary_head: bool = False,
-        dropout: float = 0.1,
+        dropout: float | None = None,
         output_stride: int | None = None,
         dtype=None,
         sha256: str | None = None,
@@ -47,8 +47,9 @@ class Presets:
                 such as `"r101_cityscapes"`: the model with the highest published mIoU of that backbone and data set.
             weights: a file to load in place of the released one. Either a `.pth` or safetensors file, released or of your
                 own mmsegmentation run (the widths and the number of classes follow its shapes, the class names its
-                metadata), or a `.keras` file. For a model of DeepLab's authors, a TensorFlow checkpoint (`model.ckpt-30000`),
-                also of your own run, a frozen graph (`.pb`) or a `.tar.gz` of them. Default None.
+                metadata), or a `.keras` file. For torchvision's models, also a file of its reference training script. For a
+                model of DeepLab's authors, a TensorFlow checkpoint (`model.ckpt-30000`), also of your own run, a frozen graph
+                (`.pb`) or a `.tar.gz` of them. Default None.
             num_classes: the number of your own classes. If it differs from that of the file, the classifiers start from
                 random weights, all other weights are loaded, and a warning says so. Default None, the number of the file.
             out_channels: 1 for a single output that tells two classes apart by its sigmoid; the number of classes for an
@@ -58,7 +59,8 @@ class Presets:
             auxiliary_head: whether to build the head that supervises stage 3 in training; the model's output is then
                 `{"logits", "auxiliary"}`. It starts from random weights, with a warning, if the file has none. Default
                 False.
-            dropout: share of the channels that training sets to zero before each classifier. Default 0.1.
+            dropout: share of the channels that training sets to zero before each classifier. Default None, as the source has
+                it: 0.1; of torchvision 0.5, of the values after ASPP, and 0.1 in its auxiliary head.
             output_stride: 8, 16 or 32. A larger one than the model's own is faster; the atrous rates are divided
                 accordingly. Default None, the model's own.
             dtype: dtype policy, such as `"mixed_bfloat16"`. Default None: Keras's global policy, or that of a `.keras` file.

@@ -12,15 +12,16 @@ import h5py
 import keras
 import numpy as np
 
-from keras_deeplab.catalog import authors, openmmlab, rows
-from keras_deeplab.catalog.datasets import DATASETS
+from keras_deeplab.catalog import authors, openmmlab, rows, torchvision
+from keras_deeplab.catalog.datasets import TRAINED_ON
 from keras_deeplab.catalog.protocol import Protocol
 from keras_deeplab.networks.backbones import BACKBONES, OUTPUT_STRIDES
+from keras_deeplab.networks.decoder import AUXILIARY_HEADS
 from keras_deeplab.networks.initializers import TooManyNumbers, he_normal, kernels_start_as_zeros
 from keras_deeplab.networks.layers import MEAN, STD
 from keras_deeplab.zoo.assign import PYTORCH, TENSORFLOW, Names, architecture, assign
 from keras_deeplab.zoo.fetch import fetch, sha256_of
-from keras_deeplab.zoo.formats import tensorflow_checkpoint
+from keras_deeplab.zoo.formats import tensorflow_checkpoint, torchvision_file
 from keras_deeplab.zoo.formats.checkpoint import read_checkpoint
 from keras_deeplab.zoo.one_output import THRESHOLD, threshold_in, two_classes
 
@@ -30,6 +31,7 @@ class Format:
     """How the files of a source of rows are read.
 
     Attributes:
+        networks: which networks the source has, `Backbone.head`.
         read: a function (path, *, ema=False) -> `Checkpoint`. It raises `ValueError` for another kind of file.
         architecture: a function of the tensors; see `keras_deeplab.zoo.assign.architecture`.
         names: how the files name the tensors.
@@ -41,6 +43,7 @@ class Format:
         made_by: who writes such files, for error messages.
     """
 
+    networks: str
     read: Callable
     architecture: Callable
     names: Names
@@ -55,6 +58,7 @@ class Format:
 
 FORMATS = {  # {`Row.source`: format}
     openmmlab.Row.source: Format(
+        "openmmlab",
         read_checkpoint,
         architecture,
         PYTORCH,
@@ -66,7 +70,8 @@ FORMATS = {  # {`Row.source`: format}
         "mmsegmentation's names (backbone.layer1.0..., decode_head.conv_seg...)",
         "mmsegmentation",
     ),
-    authors.SOURCE: Format(
+    authors.Row.source: Format(
+        "authors",
         tensorflow_checkpoint.read_checkpoint,
         tensorflow_checkpoint.architecture,
         TENSORFLOW,
@@ -78,8 +83,20 @@ FORMATS = {  # {`Row.source`: format}
         "the names of the authors' TensorFlow code (xception_65/... or MobilenetV2/..., logits/semantic/...)",
         "the authors' TensorFlow code",
     ),
+    torchvision.Row.source: Format(
+        "torchvision",
+        torchvision_file.read_checkpoint,
+        torchvision_file.architecture,
+        PYTORCH,
+        torchvision_file.CLASSIFIERS,
+        torchvision.IMAGENET,
+        ("layer1.0.", "0.0."),
+        ("classifier.0.project.", "classifier.4."),
+        ("fc.", "classifier."),
+        "torchvision's names (backbone.layer1.0... or backbone.0.0..., classifier.0.project.0...)",
+        "torchvision",
+    ),
 }
-HEADS = {openmmlab.Row.source: "openmmlab", authors.SOURCE: "authors"}  # {`Row.source`: `Backbone.head`}
 CLASSIFIERS = tuple(name for kind in FORMATS.values() for name in kind.classifiers)
 
 
@@ -88,7 +105,7 @@ def describe(row):
     return {
         "name": row.name,
         "description": f"{row.class_name}, {row.backbone} backbone, output stride {row.output_stride}, trained on "
-        f"{DATASETS[row.dataset].title} crops of {row.crop[0]}x{row.crop[1]}"
+        f"{TRAINED_ON[row.dataset].title} crops of {row.crop[0]}x{row.crop[1]}"
         + (f", {row.iterations} steps" if row.iterations else ""),
         "class_name": row.class_name,
         "source": row.source,
@@ -151,7 +168,8 @@ def load_preset(cls, preset, *, weights, sha256, load_weights, ema, **options):
             f"{path.name} must hold the weights of the network that the shapes of its tensors describe. Received: {numbers} "
             "numbers, too few for this network. Download the file again, or use another one."
         ) from error
-    has_auxiliary = any(name.startswith(f"auxiliary_head{kind.names.separator}") for name in checkpoint.tensors)
+    layers = (name.replace(kind.names.separator, "-") for name in checkpoint.tensors)
+    has_auxiliary = any(layer.startswith(AUXILIARY_HEADS) for layer in layers)
     fresh = fresh_layers(model, config, has_auxiliary, path.name)
     assign(model, checkpoint.tensors, fresh=fresh, source=path.name, names=kind.names)
     return model
@@ -311,7 +329,7 @@ def fresh_layers(model, config, has_auxiliary, name):
     """
     fresh = ()
     if "auxiliary" in model.output_names and not has_auxiliary:
-        fresh = tuple(layer.name for layer in model.layers if layer.name.startswith("auxiliary_head-"))
+        fresh = tuple(layer.name for layer in model.layers if layer.name.startswith(AUXILIARY_HEADS))
         draw_kernels(model, fresh)
         warnings.warn(
             f"{name} has no auxiliary head: that of the model starts from random weights. It counts in training only.",
@@ -334,7 +352,7 @@ def fresh_layers(model, config, has_auxiliary, name):
 def draw_kernels(model, names):
     """Gives random kernels to convolutions that were built as zeros. Classifiers never are."""
     for layer in map(model.get_layer, names):
-        if hasattr(layer, "kernel") and not layer.name.endswith("conv_seg"):
+        if hasattr(layer, "kernel") and layer.name not in CLASSIFIERS:
             layer.kernel.assign(he_normal()(layer.kernel.shape, layer.kernel.dtype))
 
 
@@ -424,7 +442,8 @@ def load_backbone(model: keras.Model, weights: str | os.PathLike) -> None:
         model: a `DeepLabV3` or `DeepLabV3Plus`. Its other layers do not change.
         weights: `"resnet18_v1c"`, `"resnet50_v1c"` or `"resnet101_v1c"` for backbones with three convolutions as their stem;
             torchvision's `"resnet18"`, `"resnet50"` or `"resnet101"` for "r18b", "r50b" or "r101b"; `"resnest101"` for
-            "s101"; `"mobilenet_v2"` for "mobilenetv2"; the authors'
+            "s101"; `"mobilenet_v2"` for "mobilenetv2"; torchvision's `"resnet50"`, `"resnet101"` or `"mobilenet_v3_large"`
+            for its networks of these names; the authors'
             `"xception_41_imagenet"`, `"xception_65_imagenet"`, `"xception_65_imagenet_coco"`, `"xception_71_imagenet"` or
             `"mobilenet_v2_1.0_224"` for their networks; or the path of such a file: bare tensors, or `backbone.*` beside the
             layers of another head, as mmpretrain and training runs have them. Of a whole model's file the backbone is taken.
@@ -435,7 +454,7 @@ def load_backbone(model: keras.Model, weights: str | os.PathLike) -> None:
         FileNotFoundError: if the file is not in the cache and cannot be downloaded.
     """
     backbone = BACKBONES[model.get_config()["backbone"]]
-    kind = next(kind for source, kind in FORMATS.items() if HEADS[source] == backbone.head)
+    kind = next(kind for kind in FORMATS.values() if kind.networks == backbone.head)
     path = fetch(kind.imagenet[weights], check=kind.read) if weights in kind.imagenet else Path(weights).expanduser()
     tensors = kind.read(path).tensors
     start = backbone.prefix.replace("-", kind.names.separator)  # OpenMMLab's files leave it out

@@ -165,7 +165,7 @@ def test_the_last_class_never_has_label_255():
 
 def test_a_report_names_a_box_only_where_there_is_one():
     options = {"resize": None, "multi_scale_flip": True}
-    for box, words in ((None, "six scales of the picture"), ((64, 32), "resized to fit 64x32, six scales of the box")):
+    for box, words in ((None, "six scales of the picture"), ((64, 32), "resized into 64x32, six scales of the box")):
         assert words in describe(SimpleNamespace(protocol=Protocol("whole", resize=box)), options)
 
 

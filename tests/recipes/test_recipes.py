@@ -12,7 +12,7 @@ from support.narrow import drawn
 
 import keras_deeplab as kd
 from keras_deeplab import recipes
-from keras_deeplab.catalog import authors, openmmlab, rows
+from keras_deeplab.catalog import authors, openmmlab, rows, torchvision
 from keras_deeplab.training import losses, optimizers
 
 GOLDEN = json.loads((support.GOLDEN / "recipes.json").read_text())
@@ -38,7 +38,7 @@ def test_short_names_find_the_same_recipe_as_full_ones():
 
 
 def test_every_recipe_file_opens_with_a_command_of_its_own_data_set():
-    for row in rows.ROWS.values():
+    for row in openmmlab.ROWS.values():
         text = Path(recipes.__file__).with_name(f"{row.dataset}.py").read_text()
         name = text.split("keras-deeplab train ")[1].split()[0]
         best = rows.find(name)
@@ -128,3 +128,29 @@ def test_the_authors_recipes_follow_their_instructions(name):
     assert (recipe.steps, recipe.crop, recipe.batch, recipe.learning_rate) == (steps, crop, 16, 0.007)
     assert (recipe.weight_decay, recipe.auxiliary_head) == (4e-5, False)
     assert recipe.num_classes == recipe.row.num_classes - ("ade20k" in name)  # labels have no number for "no class"
+
+
+@pytest.mark.parametrize("name", torchvision.ROWS)
+def test_torchvisions_recipes_follow_its_reference_script(name):
+    recipe = recipes.find(name)
+    rates = (0.01, 1e-6) if "mobilenet" in name else (0.02, 1e-4)
+    assert (recipe.learning_rate, recipe.weight_decay, recipe.end_learning_rate) == (*rates, 0.0)
+    assert (recipe.batch, recipe.crop, min(recipe.resize_base), recipe.resize_ratio) == (
+        32,
+        (480, 480),
+        520,
+        (0.5, 2.0),
+    )
+    assert (recipe.auxiliary_weight, recipe.auxiliary_multiplier, recipe.photometric) == (0.5, 10.0, False)
+    assert recipe.num_classes == 21 and not recipe.reduce_zero_label
+
+
+def test_torchvisions_losses_and_rates_reach_the_optimizer(tmp_path):
+    model = drawn("deeplabv3_mobilenet_v3_large", auxiliary_head=True)
+    recipes.find(model.row).compile(model, steps=10)
+    assert model.optimizer.multipliers == {"aux_classifier-": 10.0} and model.loss["auxiliary"].avg_non_ignore
+    rates = [float(model.optimizer._learning_rate(step)) for step in (0, 9, 10)]
+    assert rates == pytest.approx([0.01, 0.01 * 0.1**0.9, 0.0], abs=1e-7)  # the last step's is above 0
+    assert model.get_compile_config()["loss_weights"] == {"logits": 1.0, "auxiliary": 0.5}
+    recipes.find(model.row).compile(model, multipliers={"aux_classifier-": 2.0})
+    assert model.optimizer.multipliers == {"aux_classifier-": 2.0}

@@ -18,14 +18,16 @@ def weights(name, shape, seed=0):
     generator = np.random.Generator(np.random.Philox(key=[zlib.crc32(name.encode()), seed]))
     if len(shape) == 4:
         values = generator.standard_normal(shape) * (2.0 / np.prod(shape[1:])) ** 0.5
-        if name.endswith("conv_seg.weight"):  # a mean of 0 over the channels, so that no class wins everywhere
+        if name.endswith(("conv_seg.weight", "classifier.4.weight")):
+            # A mean of 0 over the channels, so that no class wins everywhere.
             values = 4.0 * (values - values.mean(axis=1, keepdims=True))
-    elif name.endswith("conv_seg.bias"):
+    elif name.endswith(("conv_seg.bias", "classifier.4.bias")):
         values = 0.02 * generator.standard_normal(shape)
     elif name.endswith("running_var"):
         values = 0.5 + generator.random(shape)
     elif name.endswith("weight"):
-        low = 0.2 if ".layer" in name else 0.5  # residual branches add less than the shortcut has
+        residual = ".layer" in name or ".block." in name
+        low = 0.2 if residual else 0.5  # residual branches add less than the shortcut has
         values = low + low * 2 * generator.random(shape)
     else:
         values = 0.2 * generator.standard_normal(shape)
@@ -87,3 +89,20 @@ def evenly_spaced(array, count=6):
     """Up to `count` evenly spaced values of an array in PyTorch's layout, flattened. Golden files call them "few"."""
     flat = np.asarray(array).reshape(-1)
     return flat[np.unique(np.linspace(0, flat.size - 1, min(count, flat.size)).round().astype(int))]
+
+
+# Of torchvision's networks: {row: output strides, the released one first}, (row, short side of the preset, sizes of pictures),
+# and training runs {row: (steps, (height, width), learning rate, weight decay)}.
+TORCHVISION_STRIDES = {
+    "deeplabv3_resnet50_coco": (8, 16, 32),
+    "deeplabv3_resnet101_coco": (8,),
+    "deeplabv3_mobilenet_v3_large": (16, 32),
+}
+TORCHVISION_SEGMENT = (
+    ("deeplabv3_mobilenet_v3_large", 130, ((195, 260), (97, 61), (131, 300))),
+    ("deeplabv3_resnet50_coco", 520, ((480, 640), (640, 427), (33, 95))),
+)
+TORCHVISION_RUNS = {
+    "deeplabv3_resnet50_coco": (3, (65, 97), 0.02, 1e-4),
+    "deeplabv3_mobilenet_v3_large": (5, (64, 96), 0.01, 1e-6),
+}

@@ -1,8 +1,8 @@
-"""Training steps give the losses, weights and running statistics of mmsegmentation, whose golden values are in float64."""
+"""Training steps give the losses, weights and running statistics of the originals, whose golden values are in float64."""
 
 import numpy as np
 import pytest
-from support.drawn import TRAINING_RUNS, batches, evenly_spaced
+from support.drawn import TORCHVISION_RUNS, TRAINING_RUNS, batches, evenly_spaced
 from support.narrow import drawn
 
 from keras_deeplab import recipes
@@ -42,6 +42,28 @@ def test_training_steps_equal_the_originals(name, golden, float64):
         loss = model.train_on_batch(images, labels, return_dict=True)["loss"]
         # In the deep networks a rounding error grows about a thousandfold a step, in the original too.
         assert abs(loss - losses.sum()) <= (1e-9 if "_r18" in name else 1e-8)
+    compare_weights(model, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TORCHVISION_RUNS)
+def test_training_steps_equal_those_of_torchvisions_script(name, golden, float64):
+    steps, size, rate, decay = TORCHVISION_RUNS[name]
+    model = drawn(name, auxiliary_head=True, dropout=0.0, dtype="float64")
+    recipe = recipes.find(name)
+    assert (recipe.learning_rate, recipe.weight_decay) == (rate, decay)
+    recipe.compile(model, steps=2 * steps)
+    expected = {part: golden("torchvision")[f"train/{name}/{part}"] for part in ("losses", "few", "change")}
+    for (images, labels), loss in zip(
+        zip(*batches(steps, 4, *size, model.num_classes), strict=True), expected["losses"], strict=True
+    ):
+        model.reset_metrics()
+        assert abs(model.train_on_batch(images, labels, return_dict=True)["loss"] - loss) <= 1e-8
+    compare_weights(model, expected)
+
+
+def compare_weights(model, expected):
+    """Compares weights and running statistics with golden ones, as shares of their largest change."""
     after = dict(sorted(to_torch(model).items()))
     values = {key: evenly_spaced(array) for key, array in after.items()}
     change = np.repeat(expected["change"], [len(value) for value in values.values()])

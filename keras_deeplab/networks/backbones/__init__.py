@@ -7,12 +7,13 @@ The stem of `r50` is three 3x3 convolutions; that of `r50b` is one 7x7 convoluti
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from keras_deeplab.networks.backbones.mobilenet_v2 import atrous_mobilenet_v2
 from keras_deeplab.networks.backbones.mobilenet_v2_tf import mobilenet_v2
+from keras_deeplab.networks.backbones.mobilenet_v3 import atrous_mobilenet_v3
 from keras_deeplab.networks.backbones.resnest import BLOCKS as RESNEST_BLOCKS
 from keras_deeplab.networks.backbones.resnest import atrous_resnest
 from keras_deeplab.networks.backbones.resnet import BLOCKS, atrous_resnet
@@ -32,9 +33,12 @@ class Backbone:
         widths: {name of a width that `build` takes: its default}.
         last_blocks: number of blocks of the last stage. A `multi_grid` has one rate for each.
         aspp_channels: width of each branch of ASPP.
-        low_level_channels: channels that DeepLabV3+'s decoder reduces the first stage's features to.
+        low_level_channels: channels that DeepLabV3+'s decoder reduces the first stage's features to; None if the head has
+            no decoder.
         auxiliary_channels: width of the auxiliary head.
-        head: "openmmlab" or "authors", whose head the released models with this backbone have.
+        auxiliary_stage: which of the feature maps the auxiliary head supervises, counted from 0.
+        dropout: share of the values or channels that training sets to zero.
+        head: "openmmlab", "authors" or "torchvision", whose head the released models with this backbone have.
         aspp_rates: atrous rates of ASPP's branches at output stride 8, in pixels of the last stage.
         align_corners: how the released models resize; see `DeepLab`.
         mean, std: of R, G and B (0..255), by which pictures are normalised.
@@ -45,8 +49,10 @@ class Backbone:
     widths: dict[str, int]
     last_blocks: int
     aspp_channels: int = 512
-    low_level_channels: int = 48
+    low_level_channels: int | None = 48
     auxiliary_channels: int = 256
+    auxiliary_stage: int = 2
+    dropout: float = 0.1
     head: str = "openmmlab"
     aspp_rates: tuple[int, ...] = (1, 12, 24, 36)
     align_corners: bool = False
@@ -99,4 +105,19 @@ BACKBONES |= {
     for depth in MIDDLE_FLOW
 } | {
     "mobilenetv2_tf": Backbone(mobilenet_v2, {"base_channels": 32}, last_blocks=1, **MOBILENET, **AUTHORS),
+}
+
+# torchvision's networks: the ResNets of "r50b" and "r101b" and MobileNetV3, with heads of 256 channels.
+TORCHVISION: dict[str, Any] = dict(aspp_channels=256, low_level_channels=None, dropout=0.5, head="torchvision")
+
+BACKBONES |= {f"resnet{depth}": replace(BACKBONES[f"r{depth}b"], **TORCHVISION) for depth in (50, 101)} | {
+    "mobilenet_v3_large": Backbone(
+        atrous_mobilenet_v3,
+        {"base_channels": 16},
+        last_blocks=3,
+        auxiliary_channels=10,
+        auxiliary_stage=1,
+        aspp_rates=(1, 24, 48, 72),  # those of the ResNets at output stride 16, which is the released one
+        **TORCHVISION,
+    )
 }

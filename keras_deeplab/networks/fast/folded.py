@@ -100,6 +100,8 @@ class PooledConv2D(keras.layers.Layer):
     Args:
         filters: channels of the result.
         kernel_size: 3 or 1. Default 3.
+        pooled_last: whether the layers that this one replaces concatenate the map and the pooled features, in this order.
+            Default False: the pooled features come first.
 
     Input shape:
         [(N, 1, 1, C'), (N, H, W, C)]; the kernel of a convolution of both concatenated is (3, 3, C' + C, filters), or
@@ -109,9 +111,9 @@ class PooledConv2D(keras.layers.Layer):
         (N, H, W, filters).
     """
 
-    def __init__(self, filters, kernel_size=3, **kwargs):
+    def __init__(self, filters, kernel_size=3, pooled_last=False, **kwargs):
         super().__init__(**kwargs)
-        self.filters, self.kernel_size = filters, kernel_size
+        self.filters, self.kernel_size, self.pooled_last = filters, kernel_size, pooled_last
         options = dict(kernel_initializer=he_normal(), dtype=self.dtype_policy)
         self.of_map = AtrousConv2D(filters, kernel_size, name="of_map", **options)
 
@@ -122,13 +124,15 @@ class PooledConv2D(keras.layers.Layer):
         self.of_pooled = self.add_weight(name="of_pooled", shape=shape, initializer=he_normal())
 
     def assign(self, kernel, bias):
-        """Sets the weights from those of a convolution of the pooled features and the map, concatenated in this order.
+        """Sets the weights from those of a convolution of the pooled features and the map, concatenated.
 
         Args:
             kernel: (kernel_size, kernel_size, C' + C, filters).
             bias: (filters,).
         """
         channels = self.of_pooled.shape[2]
+        if self.pooled_last:
+            kernel = np.roll(kernel, channels, axis=2)
         self.of_pooled.assign(kernel[:, :, :channels])
         self.of_map.kernel.assign(kernel[:, :, channels:])
         self.of_map.bias.assign(bias)
@@ -150,7 +154,12 @@ class PooledConv2D(keras.layers.Layer):
         return (*input_shape[1][:-1], self.filters)
 
     def get_config(self):
-        return {**super().get_config(), "filters": self.filters, "kernel_size": self.kernel_size}
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "pooled_last": self.pooled_last,
+        }
 
 
 def _borders(size):
