@@ -20,8 +20,8 @@ import report  # noqa: E402
 
 import keras_deeplab as kd  # noqa: E402
 from keras_deeplab.catalog import rows  # noqa: E402
-from keras_deeplab.catalog.protocol import UNLIMITED  # noqa: E402
 from keras_deeplab.catalog.datasets import TRAINED_ON  # noqa: E402
+from keras_deeplab.catalog.protocol import box_text  # noqa: E402
 
 COLUMNS = {"cityscapes": "Cityscapes", "ade20k": "ADE20K", "voc12aug": "VOC 2012"}  # with a column of their own
 SPEED_SIZE = "512x1024"  # of the README's column, height x width
@@ -203,9 +203,7 @@ def score(value, unknown="not published"):
 def protocol(p):
     """The test protocol in words."""
     how = f"in windows of {p.crop[0]}x{p.crop[1]}, {p.stride[0]} and {p.stride[1]} pixels apart" if p.crop else "whole"
-    box = f", resized to fit into {p.resize[0]}x{p.resize[1]}" if p.resize else ", at its own size"
-    if p.resize and p.resize[0] == UNLIMITED:
-        box = f", resized to a short side of {p.resize[1]}" + (", with antialiasing" if p.antialias else "")
+    box = f", resized {box_text(p.resize)}{', with antialiasing' * p.antialias}" if p.resize else ", at its own size"
     pad = f", padded to {p.pad[0]}x{p.pad[1]}" if p.pad else ""
     return f"the picture {how}{box}{pad} ([test protocols](../evaluation.md#protocols))"
 
@@ -213,7 +211,7 @@ def protocol(p):
 def proof(row):
     """What docs/agreement.json has on the network and the protocol of a row, in words."""
     found = agreement().get(key_of(row), [])
-    page = {rows.authors.SOURCE: "authors", rows.torchvision.SOURCE: "torchvision"}.get(row.source)
+    page = {rows.authors.SOURCE: "authors", "torchvision": "torchvision"}.get(row.source)
     if not found and page:
         return (
             f"Its logits were compared with those of {row.source}'s own code: [figures](../{page}.md#what-was-proven)."
