@@ -28,7 +28,11 @@ class Recipe:
         learning_rate, end_learning_rate: of the first and the last step. Between them the rate falls by
             (1 - progress) ** 0.9.
         momentum: of SGD.
-        weight_decay: of every parameter, also of norms and biases.
+        weight_decay: of every parameter, also of norms and biases, unless `decay_kernels_only`.
+        decay_kernels_only: whether only the kernels of convolutions decay, and of depthwise ones not even these.
+        bias_multiplier: factor of the learning rate of the classifiers' biases.
+        avg_non_ignore: whether the loss is the mean over the labelled pixels, and not over all.
+        steps_after_the_last: how many steps after the last one the rate would be `end_learning_rate`.
         backbone_multiplier: factor of the backbone's learning rate.
         clip_norm: largest norm of all gradients together, or None for no limit.
         ohem_min_kept: pixels per picture that online hard example mining keeps, or None to keep all.
@@ -49,6 +53,10 @@ class Recipe:
     end_learning_rate: float = 1e-4
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    decay_kernels_only: bool = False
+    bias_multiplier: float = 1.0
+    avg_non_ignore: bool = False
+    steps_after_the_last: int = 0
     backbone_multiplier: float = 1.0
     clip_norm: float | None = None
     ohem_min_kept: int | None = None
@@ -114,12 +122,22 @@ class Recipe:
         from keras_deeplab.training import optimizers, schedules
 
         first_rate = self.learning_rate if learning_rate is None else learning_rate
-        rate = schedules.PolynomialDecay(first_rate, steps or self.steps, min(self.end_learning_rate, first_rate))
+        until_end = (steps or self.steps) + self.steps_after_the_last
+        rate = schedules.PolynomialDecay(first_rate, until_end, min(self.end_learning_rate, first_rate))
         freeze_layers(model, freeze)
         multipliers = dict(multipliers or {})
         if self.backbone_multiplier != 1.0 and "backbone" not in freeze:
             multipliers.setdefault(backbone_prefix(model), self.backbone_multiplier)
-        options = dict(weight_decay=self.weight_decay, multipliers=multipliers, clip_norm=self.clip_norm)
+        if self.bias_multiplier != 1.0:
+            for path in (variable.path for variable in model.trainable_variables if variable.name == "bias"):
+                factor = next((multipliers[prefix] for prefix in multipliers if path.startswith(prefix)), 1.0)
+                multipliers = {path: factor * self.bias_multiplier, **multipliers}
+        options = dict(
+            weight_decay=self.weight_decay,
+            decay_kernels_only=self.decay_kernels_only,
+            multipliers=multipliers,
+            clip_norm=self.clip_norm,
+        )
         if self.optimizer == "AdamW":
             optimizer = optimizers.AdamW(rate, **options)
         else:
@@ -139,7 +157,8 @@ class Recipe:
         if unknown := set(weights) - set(LOSSES):
             raise ValueError(f"A loss must be one of {', '.join(LOSSES)}. Received: {', '.join(sorted(unknown))}.")
         heads = {name: self.ohem_min_kept if name == "logits" else None for name in model.output_names}
-        losses = {head: _combined(model.threshold is not None, weights, class_weight, heads[head]) for head in heads}
+        options = dict(class_weight=class_weight, avg_non_ignore=self.avg_non_ignore)
+        losses = {head: _combined(model.threshold is not None, weights, heads[head], **options) for head in heads}
         return losses if "auxiliary" in losses else next(iter(losses.values()))
 
     def protocol(self, resize=None, crop=None):
@@ -211,13 +230,15 @@ class Recipe:
         )
 
 
-def _combined(one_output, weights, class_weight, min_kept):
+def _combined(one_output, weights, min_kept, *, class_weight, avg_non_ignore):
     """The weighted sum of the named losses of one head; a single loss of the weight 1 by itself."""
     from keras_deeplab.training import losses
 
     made = {
         "cross-entropy": lambda: (
-            losses.SigmoidCrossEntropy(class_weight) if one_output else losses.PixelCrossEntropy(min_kept, class_weight)
+            losses.SigmoidCrossEntropy(class_weight)
+            if one_output
+            else losses.PixelCrossEntropy(min_kept, class_weight, avg_non_ignore=avg_non_ignore)
         ),
         "dice": lambda: losses.DiceLoss(use_sigmoid=one_output),
         "focal": lambda: losses.FocalLoss(class_weight=class_weight),

@@ -139,6 +139,7 @@ def as_resnests_release_names(name):
     return "conv1." + name.removeprefix("stem.") if name.startswith("stem.") else name
 
 
+@pytest.mark.slow
 def test_resnests_imagenet_files_fill_the_backbone(save):
     """The file that OpenMMLab's configurations name, converted from ResNeSt's release, and the file of that release."""
     row = "deeplabv3plus_s101-d8_512x512_160k_ade20k"
