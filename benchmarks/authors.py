@@ -81,7 +81,9 @@ def their_onnx(path):
     names = dict(input_names=["ImageTensor:0"], output_names=["SemanticPredictions:0"])
     converted, _ = tf2onnx.convert.from_graph_def(definition, opset=OPSET, **names)
     options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # its threads would wait on our side's time
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # its threads would wait on our side's time
     session = onnxruntime.InferenceSession(converted.SerializeToString(), options)
     return lambda image: session.run(None, {"ImageTensor:0": image})[0][0]
 
