@@ -31,7 +31,9 @@ class Recipe:
         reaches_end: whether the last step has the rate `end_learning_rate`, as in mmengine; otherwise the step after it
             would, as with PyTorch's schedules.
         momentum: of SGD.
-        weight_decay: of every parameter, also of norms and biases.
+        weight_decay: of every parameter, also of norms and biases, unless `decay_kernels_only`.
+        decay_kernels_only: whether only the kernels of convolutions decay, and of depthwise ones not even these.
+        bias_multiplier: factor of the learning rate of the classifiers' biases.
         backbone_multiplier: factor of the backbone's learning rate.
         clip_norm: largest norm of all gradients together, or None for no limit.
         ohem_min_kept: pixels per picture that online hard example mining keeps, or None to keep all.
@@ -57,6 +59,8 @@ class Recipe:
     reaches_end: bool = True
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    decay_kernels_only: bool = False
+    bias_multiplier: float = 1.0
     backbone_multiplier: float = 1.0
     clip_norm: float | None = None
     ohem_min_kept: int | None = None
@@ -138,7 +142,16 @@ class Recipe:
                 for prefix in set(AUXILIARY_HEADS) - multipliers.keys()
                 if any(layer.name.startswith(prefix) for layer in model.layers)
             }
-        options = dict(weight_decay=self.weight_decay, multipliers=multipliers, clip_norm=self.clip_norm)
+        if self.bias_multiplier != 1.0:
+            for path in (variable.path for variable in model.trainable_variables if variable.name == "bias"):
+                factor = next((multipliers[prefix] for prefix in multipliers if path.startswith(prefix)), 1.0)
+                multipliers = {path: factor * self.bias_multiplier, **multipliers}
+        options = dict(
+            weight_decay=self.weight_decay,
+            decay_kernels_only=self.decay_kernels_only,
+            multipliers=multipliers,
+            clip_norm=self.clip_norm,
+        )
         if self.optimizer == "AdamW":
             optimizer = optimizers.AdamW(rate, **options)
         else:

@@ -25,6 +25,15 @@ STEPS, BATCH, CROP, LEARNING_RATE = 500, 16, (64, 64), 0.01
 RECIPE_CHANGES = dict(  # for small pictures of one size, and for few steps from random weights
     resize_base=(WIDTH, HEIGHT), resize_ratio=(1.0, 1.0), optimizer="AdamW", weight_decay=0.05
 )
+NEXT_STEPS = (
+    ("all released models", "keras-deeplab list"),
+    ("light ones, of 2 to 18 million weights", "keras-deeplab list --backbone mobilenetv2"),
+    ("label maps of your pictures", "keras-deeplab predict deeplabv3plus_mobilenetv2_cityscapes photos --to labels"),
+    (
+        "a light model of your own classes",
+        "keras-deeplab train deeplabv3plus_mobilenetv2_cityscapes --images images --labels labels --num-classes 3 --to run",
+    ),
+)
 REQUIRED_MIOU = 75.0  # percent, on the held-out scenes; six seeds gave 86.6 to 90.1, median 89.1
 
 
@@ -75,6 +84,8 @@ def main(argv):
     caption = f"Held-out mIoU {scores['mIoU']:.1f}; by the nearest mean colour of a class {colour_scores['mIoU']:.1f}"
     page(*read_scenes(held_out), predicted, caption).save(to / "quickstart.png")
     print_results(scores, colour_scores, differing, to)
+    print()
+    command_line.print_table([("next", "command"), *NEXT_STEPS])
     if differing:
         raise ValueError(
             "The SavedModel's labels must equal those of `segment`. "

@@ -40,17 +40,18 @@ def fold_norms(model: keras.Model, dtype=None) -> keras.Model:
 
 def refold(model, folded):
     """Sets the weights of `folded`, which is `fold_norms(model)`, from the present weights of `model`."""
-    producers = {id(layer.output): layer for layer in model.layers}  # {tensor: the layer that computes it}
+    sources = {layer.name: layer for layer in model.layers}  # `get_layer` would search all layers for each one
+    producers = {id(layer.output): layer for layer in sources.values()}  # {tensor: the layer that computes it}
     norms = {  # {name of a convolution: the norm that follows}
         producers[id(norm.input)].name: norm
-        for norm in model.layers
+        for norm in sources.values()
         if isinstance(norm, keras.layers.BatchNormalization)
     }
     layers = [getattr(layer, "parts", [layer]) for layer in folded.layers]  # a separable layer has two parts
     for layer in itertools.chain.from_iterable(layers):
         if not layer.weights:
             continue
-        source = model.get_layer(layer.name)
+        source = sources[layer.name]
         if layer.name not in norms:
             layer.set_weights(source.get_weights())
             continue

@@ -28,6 +28,7 @@ def export_litert(
     *,
     size: tuple[int, int] | None = None,
     calibration: Sequence[np.ndarray] | None = None,
+    precision: str | None = None,
 ) -> dict:
     """Writes a LiteRT (TensorFlow Lite) file: weights in float16, or with `calibration` weights and activations in int8.
 
@@ -41,33 +42,42 @@ def export_litert(
         calibration: pictures (height, width, 3) uint8, from which the ranges of the int8 values are measured: a few dozen
             that look like those to be segmented. Each takes as long as several runs of the network. None (the default):
             float16.
+        precision: "float32" for a file of twice the size whose labels are those of `segment` but for ties. None (the
+            default): "float16", or with `calibration` "int8".
 
     Returns:
         The metadata, a dict.
 
     Raises:
-        ValueError: if `size` is missing and there is no box, if a calibration picture has another size, if the path ends in
-            .json, or if the backend is not TensorFlow.
+        ValueError: if `size` is missing and there is no box, if a calibration picture has another size, if `precision` and
+            `calibration` contradict, if the path ends in .json, or if the backend is not TensorFlow.
         InUseError: if another process exports to the same path.
     """
+    precision = precision or ("float16" if calibration is None else "int8")
+    if precision not in (("float32", "float16") if calibration is None else ("int8",)):
+        with_or_without = "without calibration pictures" if calibration is None else "with calibration pictures"
+        raise ValueError(
+            "precision must be 'float32' or 'float16' without calibration pictures, 'int8' with them. "
+            f"Received: {precision!r} {with_or_without}."
+        )
     with exporting_file(path := Path(path)):
-        precision = "int8" if calibration is not None else "float16"
         function, size, metadata = fixed_size_function(model, size, precision)
-        write_with_metadata(path, litert_bytes(function, size, calibration), metadata)
+        write_with_metadata(path, litert_bytes(function, size, calibration, precision), metadata)
     return metadata
 
 
-def litert_bytes(function, size, calibration):
-    """The content of a LiteRT file that computes `function`, of `fixed_size_function`. `calibration` as above."""
+def litert_bytes(function, size, calibration, precision):
+    """The content of a LiteRT file that computes `function`, of `fixed_size_function`. The rest as above."""
     module = tf.Module()
     module.labels = function
     module.weights = function.get_concrete_function().variables
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], module)
     converter.experimental_enable_resource_variables = False  # store the weights as constants
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if calibration is None:
+    if precision != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if precision == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    else:
+    if calibration is not None:
         require_calibration(calibration, size)
         converter.representative_dataset = lambda: ([picture[None]] for picture in calibration)
         op_sets = tf.lite.OpsSet  # the second for the resize to the box and the normalisation, which are not in int8

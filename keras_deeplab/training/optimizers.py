@@ -19,8 +19,17 @@ from keras_deeplab.training.keras_hooks import GradientHooks
 class _PyTorchOptimizer(GradientHooks):
     """The base of both optimizers: weight decay for all parameters, learning rates per part of the network, clipping."""
 
-    def __init__(self, learning_rate, weight_decay=0.0, multipliers=None, clip_norm=None, **kwargs):
+    def __init__(
+        self,
+        learning_rate,
+        weight_decay=0.0,
+        multipliers=None,
+        clip_norm=None,
+        decay_kernels_only=False,
+        **kwargs,
+    ):
         super().__init__(learning_rate=learning_rate, **kwargs)
+        self.decay_kernels_only = decay_kernels_only
         # Not `self.weight_decay`, by which Keras itself would decay the weights too.
         self.decay = at_least_zero("weight_decay", weight_decay or 0.0)
         self.multipliers = {prefix: at_least_zero(prefix, factor) for prefix, factor in (multipliers or {}).items()}
@@ -34,13 +43,16 @@ class _PyTorchOptimizer(GradientHooks):
             next((factor for prefix, factor in self.multipliers.items() if v.path.startswith(prefix)), 1.0)
             for v in variables
         ]
-        self._decays = [self.decay if self.decays(v) else 0.0 for v in variables]
+        self._decays = [self.decay if self.decays(v) and self._is_of_a_kind_that_decays(v) else 0.0 for v in variables]
         unused = [prefix for prefix in self.multipliers if not any(v.path.startswith(prefix) for v in variables)]
         if unused:
             raise ValueError(
                 "Each key of `multipliers` must be the beginning of a variable's path, such as 'backbone-'. "
                 f"Received: {', '.join(unused)}, with which no path begins."
             )
+
+    def _is_of_a_kind_that_decays(self, variable):
+        return not self.decay_kernels_only or (variable.name == "kernel" and "depthwise" not in variable.path)
 
     def update_step(self, gradient, variable, learning_rate):
         index = self.index_of(variable)
@@ -66,6 +78,7 @@ class _PyTorchOptimizer(GradientHooks):
             "weight_decay": self.decay,
             "multipliers": self.multipliers,
             "clip_norm": self.clip_norm,
+            "decay_kernels_only": self.decay_kernels_only,
         }
 
 
@@ -121,6 +134,8 @@ class SGD(_PyTorchOptimizer):
         weight_decay: for all parameters, also norms and biases, but those that `exclude_from_weight_decay` names; default 0.
         multipliers: {beginning of a variable's path: factor of its learning rate}, such as `{"backbone-": 0.1}`.
         clip_norm: largest norm of all gradients together, or None (the default).
+        decay_kernels_only: whether weight decay is for kernels alone, and not for those of layers with "depthwise" in their
+            name: what TensorFlow-slim regularises in the authors' networks. Default False.
 
     Raises:
         ValueError: for a momentum outside 0..1, a negative decay, factor or norm. When it is built: if no variable's path
@@ -165,6 +180,8 @@ class AdamW(_PyTorchOptimizer):
         epsilon: added to the root of the second moment after its bias correction, as in PyTorch; default 1e-8.
         multipliers: {beginning of a variable's path: factor of its learning rate}, such as `{"backbone-": 0.1}`.
         clip_norm: largest norm of all gradients together, or None (the default).
+        decay_kernels_only: whether weight decay is for kernels alone, and not for those of layers with "depthwise" in their
+            name: what TensorFlow-slim regularises in the authors' networks. Default False.
 
     Raises:
         ValueError: if a beta is less than 0, or 1 or more; when it is built, if no variable's path begins with a key of

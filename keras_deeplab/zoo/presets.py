@@ -412,8 +412,35 @@ def has_backbone_only(path, row=None):
         return False
     kind = FORMATS[row.source if row else openmmlab.Row.source]
     names = kind.read(path).tensors.keys()
-    has_backbone = any(name.removeprefix("backbone.").startswith(kind.backbone) for name in names)
-    return has_backbone and not any(name.startswith(kind.head) for name in names)
+    return has_backbone(names, kind) and not any(name.startswith(kind.head) for name in names)
+
+
+def has_backbone(names, kind):
+    """Whether the names of tensors are those of a backbone in a `Format`."""
+    return any(name.removeprefix("backbone.").startswith(kind.backbone) for name in names)
+
+
+def require_backbone(tensors, kind, name):
+    """Raises `ValueError` if a file has no backbone's tensors under the names of a `Format`."""
+    if has_backbone(tensors, kind):
+        return
+    received, remedy = ", ".join(list(tensors)[:3]), "Give another file."
+    for other in FORMATS.values():
+        if has_backbone(tensors, other):
+            backbones = ", ".join(repr(key) for key, spec in BACKBONES.items() if spec.head == other.networks)
+            remedy = f"This is a file of {other.made_by}: build the model with one of its backbones, {backbones}."
+    raise ValueError(f"{name} must hold a backbone under {kind.example}. Received: {received}, ... {remedy}")
+
+
+DEEP_STEM = {"conv1.": "stem.", "bn1.": "stem.7."}  # {what ResNeSt's own release and others call it: OpenMMLab's name}
+
+
+def with_stem_names(tensors):
+    """A backbone's tensors with OpenMMLab's names of a stem of three convolutions."""
+    if "conv1.0.weight" not in tensors:
+        return tensors
+    begins = {name: next((begin for begin in DEEP_STEM if name.startswith(begin)), "") for name in tensors}
+    return {DEEP_STEM.get(begin, "") + name.removeprefix(begin): tensors[name] for name, begin in begins.items()}
 
 
 def require_same_layers(model, path):
@@ -442,8 +469,8 @@ def load_backbone(model: keras.Model, weights: str | os.PathLike) -> None:
         model: a `DeepLabV3` or `DeepLabV3Plus`. Its other layers do not change.
         weights: `"resnet18_v1c"`, `"resnet50_v1c"` or `"resnet101_v1c"` for backbones with three convolutions as their stem;
             torchvision's `"resnet18"`, `"resnet50"` or `"resnet101"` for "r18b", "r50b" or "r101b"; `"resnest101"` for
-            "s101"; `"mobilenet_v2"` for "mobilenetv2"; torchvision's `"resnet50"`, `"resnet101"` or `"mobilenet_v3_large"`
-            for its networks of these names; the authors'
+            "s101" (a file of ResNeSt's own release serves too); `"mobilenet_v2"` for "mobilenetv2"; torchvision's
+            `"resnet50"`, `"resnet101"` or `"mobilenet_v3_large"` for its networks of these names; the authors'
             `"xception_41_imagenet"`, `"xception_65_imagenet"`, `"xception_65_imagenet_coco"`, `"xception_71_imagenet"` or
             `"mobilenet_v2_1.0_224"` for their networks; or the path of such a file: bare tensors, or `backbone.*` beside the
             layers of another head, as mmpretrain and training runs have them. Of a whole model's file the backbone is taken.
@@ -457,11 +484,12 @@ def load_backbone(model: keras.Model, weights: str | os.PathLike) -> None:
     kind = next(kind for kind in FORMATS.values() if kind.networks == backbone.head)
     path = fetch(kind.imagenet[weights], check=kind.read) if weights in kind.imagenet else Path(weights).expanduser()
     tensors = kind.read(path).tensors
+    require_backbone(tensors, kind, path.name)
     start = backbone.prefix.replace("-", kind.names.separator)  # OpenMMLab's files leave it out
     if any(name.startswith(start) for name in tensors):  # it may be the file of a whole model
         tensors = {name: array for name, array in tensors.items() if name.startswith(start)}
     else:
-        tensors = {start + name: array for name, array in tensors.items()}
+        tensors = {start + name: array for name, array in with_stem_names(tensors).items()}
     behind = tuple(f"{begin}{part}" for part in kind.not_backbone for begin in ("", start))
     tensors = {name: array for name, array in tensors.items() if not name.startswith(behind)}
     fresh = {layer.name for layer in model.layers if not layer.name.startswith(backbone.prefix)}

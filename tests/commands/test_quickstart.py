@@ -12,7 +12,8 @@ from PIL import Image
 from support import ROOT
 
 import keras_deeplab as kd
-from keras_deeplab.commands import quickstart
+from keras_deeplab.catalog import rows
+from keras_deeplab.commands import VERBS, quickstart
 from keras_deeplab.data.folder import check, read_classes
 from keras_deeplab.recipes import scenes
 
@@ -49,11 +50,22 @@ def test_the_mean_colour_tells_the_classes_hardly_better_than_chance(drawn):
     assert quickstart.nearest_mean_colour(*drawn)["mIoU"] < 20
 
 
+def test_the_next_steps_are_commands_of_rows_that_exist():
+    for _, command in quickstart.NEXT_STEPS:
+        program, verb, *arguments = command.split()
+        assert program == "keras-deeplab" and verb in VERBS
+        if verb != "list":
+            assert rows.find(arguments[0]).backbone == "mobilenetv2"
+    light = kd.list_presets(backbone="mobilenetv2", details=True)
+    assert all(2e6 <= row["parameters"] <= 18.5e6 for row in light)
+
+
 @pytest.mark.slow  # CI runs the whole quickstart
 def test_a_few_steps_write_all_files(tmp_path):
     done = run(tmp_path, "--steps", "3")
     assert done.returncode == 0, done.stderr
     assert "equal those of segment" in done.stdout and "nearest mean colour" in done.stdout
+    assert "keras-deeplab list --backbone mobilenetv2" in done.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"scenes", "model.keras", "saved_model", "quickstart.png"}
     model = keras.saving.load_model(tmp_path / "model.keras")
     assert model.classes == tuple(scenes.CLASSES) and int(model.optimizer.iterations) == 3

@@ -342,6 +342,28 @@ def test_one_output_is_trained_from_masks(here, masks):
     assert keras.saving.load_model(here / "one" / "model.keras").threshold == 0.7
 
 
+@pytest.mark.slow
+def test_the_documented_command_trains_a_light_model_from_an_imagenet_file(here, tmp_path, monkeypatch):
+    """The command of docs/training.md word for word, with a file of the released layout and three options for speed."""
+    page = (ROOT / "docs" / "training.md").read_text()
+    command = page[page.index("keras-deeplab train deeplabv3plus_mobilenetv2_cityscapes") :].partition("```")[0]
+    row, *options = command.replace("\\\n", " ").split()[2:]
+    network = kd.from_preset(row, load_weights=False)
+    own = {name: array for name, array in tensors(network).items() if name.startswith("backbone.")}
+    behind = {"backbone.conv2.conv.weight": (1280, 320, 1, 1), "head.fc.weight": (1000, 1280), "head.fc.bias": (1000,)}
+    monkeypatch.chdir(tmp_path)
+    for folder in ("images", "labels"):
+        (tmp_path / folder).symlink_to(here / folder)
+    file = Path(options[options.index("--init") + 1])
+    file.write_bytes(released(own | {name: np.zeros(shape, "f4") for name, shape in behind.items()}))
+    train.main([row, *options, "--steps", "1", "--batch", "2", "--crop", "33", "49"])
+    model = keras.saving.load_model(tmp_path / "run" / "model.keras")
+    assert model.classes == ("dark", "grey", "bright") and model.row is None
+    before, after = own["backbone.conv1.conv.weight"], model.get_layer("backbone-conv1-conv").kernel
+    change = np.abs(np.transpose(before, (2, 3, 1, 0)) - after)
+    assert 0 < change.max() < 0.1 * np.abs(before).max()  # one step from the file's weights
+
+
 def test_several_machines_on_tensorflow_are_refused(here, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", "{}")
     with pytest.raises(ValueError, match="JAX backend with keras.distribution"):

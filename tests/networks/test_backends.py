@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from support import ROOT, SUPPORT
+from support import ROOT, SUPPORT, authors
 from support.drawn import SIZES, picture
 from support.narrow import drawn
 
@@ -18,24 +18,44 @@ ROWS = [
     "deeplabv3plus_m-v2-d8_512x1024_80k_cityscapes",
     "deeplabv3_s101-d8_512x1024_80k_cityscapes",
 ]
+AUTHORS = ["xception65", "mobilenetv2", "mobilenetv2_decoder", "xception71_dpc"]  # of tests/support/authors.py
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 @pytest.mark.parametrize("name", ROWS)
 def test_other_backends_give_the_originals_logits(name, backend, tmp_path, golden):
-    script = SUPPORT / "backend_logits.py"
-    subprocess.run(
-        [sys.executable, script, name, tmp_path / "out.npz"], check=True, env={**os.environ, "KERAS_BACKEND": backend}
-    )
-    result, expected = np.load(tmp_path / "out.npz"), golden("logits")
-    assert result["backend"] == backend
+    result, expected = run_elsewhere(name, backend, tmp_path), golden("logits")
     for height, width in SIZES:
         for output in ("logits", "auxiliary"):
             key = f"{height}x{width}/{output}"
             difference = np.abs(result[key] - expected[f"{name}/{key}"]).max() / expected[f"{name}/{key}/std"]
             assert difference <= 1e-4, key
     assert np.mean(result["labels"] == kd.segment(drawn(name), picture(60, 80, seed=0), resize=(120, 90))) >= 0.999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+@pytest.mark.parametrize("name", AUTHORS)
+def test_other_backends_give_the_authors_logits(name, backend, tmp_path, golden):
+    result, expected = run_elsewhere(name, backend, tmp_path), golden("authors")
+    for height, width in SIZES:
+        key = f"{name}/os16/{height}x{width}"
+        difference = np.abs(result[f"{height}x{width}/logits"] - expected[key]).max() / expected[f"{key}/std"]
+        print(f"{backend} {key}: {difference:.1e}")
+        assert difference <= 1e-4, key
+    labels = kd.segment(authors.drawn(name, output_stride=16), picture(60, 80, seed=0), resize=(120, 90))
+    assert np.mean(result["labels"] == labels) >= 0.999
+
+
+def run_elsewhere(name, backend, folder):
+    """What tests/support/backend_logits.py gives in a process with another backend."""
+    pytest.importorskip(backend, reason=f"needs {backend}")
+    command = [sys.executable, SUPPORT / "backend_logits.py", name, folder / "out.npz"]
+    subprocess.run(command, check=True, env={**os.environ, "KERAS_BACKEND": backend})
+    result = np.load(folder / "out.npz")
+    assert result["backend"] == backend
+    return result
 
 
 @pytest.mark.slow

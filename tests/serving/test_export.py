@@ -8,12 +8,13 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from support import GOLDEN
+from support import GOLDEN, authors
 from support.drawn import picture
 from support.narrow import drawn
 from tensorflow.core.protobuf import saved_model_pb2
 
 import keras_deeplab as kd
+from keras_deeplab.catalog import rows
 from keras_deeplab.inference.segment import Network
 from keras_deeplab.networks.fast import processor
 from keras_deeplab.networks.fast.convolution import ASPP_RATE
@@ -24,6 +25,12 @@ from keras_deeplab.serving.verify import WITHOUT_KERAS
 
 PICTURES = GOLDEN / "pictures"
 KINDS = ("whole", "slide")
+OTHER_BACKBONES = ("deeplabv3plus_m-v2-d8_512x512_160k_ade20k", "deeplabv3_s101-d8_512x1024_80k_cityscapes")
+AUTHORS = {  # {row of the authors: its narrow network in tests/support/authors.py}
+    "mobilenetv2_coco_voc_trainaug": "mobilenetv2",
+    "mobilenetv2_ade20k_train": "mobilenetv2_decoder",
+    "xception65_ade20k_train": "xception65",
+}
 SIZES = ((60, 80), (1, 1))
 # A program with the arguments: .npz of pictures, .npz of results to write, SavedModels. It calls all signatures.
 EVERY_SIGNATURE = """
@@ -97,6 +104,22 @@ def test_rows_with_their_own_protocols_give_the_same_without_keras(tmp_path):
     for name, model in models.items():
         kd.export_saved_model(model, tmp_path / name)
     check_every_signature(models, {name: tmp_path / name for name in models}, tmp_path, (*SIZES, (97, 65), (31, 245)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*OTHER_BACKBONES, *AUTHORS])
+def test_rows_of_every_source_give_the_same_without_keras(name, tmp_path):
+    """With their own protocols, which pad to the crop or resize the longest side in steps for the authors' rows."""
+    model = narrow_authors(name) if name in AUTHORS else drawn(name)
+    kd.export_saved_model(model, tmp_path / "1")
+    check_every_signature({name: model}, {name: tmp_path / "1"}, tmp_path, (*SIZES, (97, 65)))
+
+
+def narrow_authors(name):
+    """The narrow network of one of the authors' rows, with its classes and its protocol."""
+    row = rows.find(name)
+    options = dict(num_classes=row.num_classes, output_stride=row.output_stride, protocol=row.protocol)
+    return authors.drawn(AUTHORS[name], row=name, classes=row.classes, palette=row.palette, **options)
 
 
 def saved_model_cli(*arguments):

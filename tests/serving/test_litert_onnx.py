@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from support import authors
 from support.drawn import picture
 from support.narrow import drawn
 
@@ -49,6 +50,54 @@ def test_the_default_size_is_the_box_and_without_one_a_size_is_required(models, 
     with pytest.raises(ValueError, match=message):
         export_litert(models["whole"], tmp_path / "x.tflite", size=SIZE, calibration=[picture(33, 47, seed=0)])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_precision_that_contradicts_the_calibration_is_refused(models, tmp_path):
+    for options, received in (
+        (dict(precision="int8"), "'int8' without calibration pictures"),
+        (dict(precision="float8"), "'float8' without calibration pictures"),
+        (dict(precision="float32", calibration=[picture(*SIZE, seed=0)]), "'float32' with calibration pictures"),
+    ):
+        with pytest.raises(
+            ValueError, match=f"precision must be 'float32' or 'float16' without .* Received: {received}"
+        ):
+            export_litert(models["whole"], tmp_path / "x.tflite", size=SIZE, **options)
+    assert not list(tmp_path.iterdir())
+
+
+PADDED = kd.Protocol("whole", pad=(65, 97))
+OTHERS = {  # {name: a narrow network of another source or backbone}
+    "mobilenetv2_decoder": lambda: authors.drawn("mobilenetv2_decoder", output_stride=16, protocol=PADDED),
+    "xception65": lambda: authors.drawn("xception65", output_stride=16, protocol=PADDED),
+    "xception71_dpc": lambda: authors.drawn("xception71_dpc", output_stride=16, protocol=PADDED),
+    "mobilenetv2": lambda: drawn("deeplabv3plus_m-v2-d8_512x1024_80k_cityscapes", protocol=kd.Protocol("whole")),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.filterwarnings("ignore:.*(tf.lite.Interpreter is deprecated|Statistics for quantized inputs)")
+def test_other_backbones_agree_in_litert_and_onnx(name, tmp_path):
+    model, image = OTHERS[name](), picture(*SIZE, seed=0)
+    expected = kd.segment(model, image)
+    assert len(np.unique(expected)) > 1
+    calibration = [picture(*SIZE, seed) for seed in range(1, 9)]
+    formats = {
+        "float32": (dict(precision="float32"), 0.9995),
+        "float16": ({}, 0.995),
+        "int8": (dict(calibration=calibration), 0.85),
+    }
+    for precision, (options, least_share) in formats.items():
+        export_litert(model, tmp_path / f"{precision}.tflite", size=SIZE, **options)
+        same = np.mean(run_litert(tmp_path / f"{precision}.tflite", image) == expected)
+        print(f"{name} {precision}: {same:.4%} of the labels equal")
+        assert same >= least_share, precision
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    pytest.importorskip("tf2onnx", reason="needs tf2onnx")
+    export_onnx(model, tmp_path / "x.onnx", size=SIZE)
+    (labels,) = onnxruntime.InferenceSession(str(tmp_path / "x.onnx")).run(["labels"], {"images": image[None]})
+    print(f"{name} onnx: {np.mean(labels[0] == expected):.4%} of the labels equal")
+    assert np.mean(labels[0] == expected) >= 0.9995
 
 
 @pytest.mark.slow

@@ -31,6 +31,12 @@ STRIDES = (8, 16, 32)
 CROP = (65, 97)  # to which the pictures of the test protocol are padded
 PICTURES = ((50, 80), (65, 97), (33, 41))
 FACTORS = (0.5, 0.75, 1.25)
+TRAINING_CROP = (65, 97)
+# {name of a narrow network: (steps, learning rate of the first one, weight decay)} of runs of the authors' training. The decay
+# is larger than theirs so that a wrong one shows. A higher rate amplifies rounding: in float32 at 1e-3, ten thousandfold in
+# each step of their own code.
+TRAINING_RUNS = {"mobilenetv2": (3, 1e-6, 0.01), "mobilenetv2_decoder": (3, 1e-6, 0.01)}
+LEAST_CHANGE = 1e-9  # of a variable; below, its gradient is 0 and its change rounding
 
 
 def weights(name, shape, seed=1):
@@ -51,16 +57,21 @@ def weights(name, shape, seed=1):
     return values.astype(np.float32)
 
 
-def variables(model, seed=1):
-    """{released name: drawn array} of all variables of a model."""
+def released_names(model):
+    """{released name: variable} of a model."""
     found = {}
     for layer in model.layers:
         for variable in layer.weights:
             module = layer.name.replace("-", "/")
             kernel = "depthwise_weights" if module.endswith("depthwise") else "weights"
             parameter = {"kernel": kernel, "bias": "biases"}.get(variable.name, variable.name)
-            found[f"{module}/{parameter}"] = weights(f"{module}/{parameter}", variable.shape, seed)
+            found[f"{module}/{parameter}"] = variable
     return found
+
+
+def variables(model, seed=1):
+    """{released name: drawn array} of all variables of a model."""
+    return {name: weights(name, variable.shape, seed) for name, variable in released_names(model).items()}
 
 
 def build(name, networks=NETWORKS, **options):

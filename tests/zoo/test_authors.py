@@ -146,6 +146,24 @@ def test_a_backbone_is_filled_from_its_own_file_and_from_a_whole_models(tmp_path
         kd.load_backbone(build("mobilenetv2", base_channels=9), write_checkpoint(backbone, tmp_path / "other"))
 
 
+def test_files_of_the_other_source_are_refused_with_the_remedy(tmp_path, checkpoint):
+    from support.narrow import build as build_openmmlab
+    from support.narrow import tensors
+    from support.torch_files import released
+
+    row = "deeplabv3_m-v2-d8_512x1024_80k_cityscapes"
+    with pytest.raises(
+        ValueError, match="under mmsegmentation's names .* Received: MobilenetV2/Conv/BatchNorm/beta, .*"
+    ):
+        kd.from_preset(row, weights=checkpoint)
+    other = build_openmmlab(row)
+    with pytest.raises(ValueError, match="This is a file of the authors' TensorFlow code: .* 'mobilenetv2_tf'"):
+        kd.load_backbone(other, checkpoint)
+    (tmp_path / "x.pth").write_bytes(released(tensors(other)))
+    with pytest.raises(ValueError, match="must be a TensorFlow checkpoint, .* Received: .*PyTorch"):
+        kd.load_backbone(build("mobilenetv2"), tmp_path / "x.pth")
+
+
 def test_rows_state_what_was_published():
     assert len(authors.ROWS) == 12
     details = {row["name"]: row for row in kd.list_presets(details=True) if row["source"] == authors.SOURCE}

@@ -132,6 +132,37 @@ def test_imagenet_files_in_other_layouts(save, weights):
         assert np.array_equal(model.get_layer("backbone-stem-1").gamma, weights["backbone.stem.1.weight"])
 
 
+def as_resnests_release_names(name):
+    """OpenMMLab's name of a backbone's tensor in the files of ResNeSt's own release."""
+    if name.startswith("stem.7."):
+        return "bn1." + name.removeprefix("stem.7.")
+    return "conv1." + name.removeprefix("stem.") if name.startswith("stem.") else name
+
+
+@pytest.mark.slow
+def test_resnests_imagenet_files_fill_the_backbone(save):
+    """The file that OpenMMLab's configurations name, converted from ResNeSt's release, and the file of that release."""
+    row = "deeplabv3plus_s101-d8_512x512_160k_ade20k"
+    whole = tensors(build(row))
+    converted = {n.removeprefix("backbone."): a for n, a in whole.items() if n.startswith("backbone.")}
+    released = {as_resnests_release_names(name): array for name, array in converted.items()}
+    assert {"conv1.0.weight", "conv1.6.weight", "bn1.running_var", "layer1.0.conv2.bn0.weight"} <= released.keys()
+    released |= {"fc.weight": np.zeros((10, 8), "f4"), "bn1.num_batches_tracked": np.array(7)}
+    expected = drawn(row)
+    for file in (converted, released):
+        model = build(row)
+        head = model.get_layer("decode_head-conv_seg").get_weights()
+        path = save(file)
+        assert has_backbone_only(path)
+        kd.load_backbone(model, path)
+        for layer in model.layers:
+            if layer.weights and layer.name.startswith("backbone-"):
+                assert all(map(np.array_equal, layer.get_weights(), expected.get_layer(layer.name).get_weights()))
+        assert all(map(np.array_equal, head, model.get_layer("decode_head-conv_seg").get_weights()))
+    with pytest.raises(ValueError, match="1 tensors without a layer in the network: backbone.stem.8.weight"):
+        kd.load_backbone(model, save(released | {"conv1.8.weight": np.zeros((3, 3), "f4")}))
+
+
 def test_files_with_a_backbone_only_are_told_apart(save, weights, tmp_path):
     own = {name.removeprefix("backbone."): a for name, a in weights.items() if name.startswith("backbone.")}
     assert has_backbone_only(save(own)) and not has_backbone_only(save(weights))

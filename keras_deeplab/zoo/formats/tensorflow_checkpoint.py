@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_deeplab.zoo.formats import safetensors
 from keras_deeplab.zoo.formats.checkpoint import Checkpoint
-from keras_deeplab.zoo.formats.torch_file import OTHER_FILES, TF_INDEX_END
+from keras_deeplab.zoo.formats.torch_file import MAGIC, OTHER_FILES, TF_INDEX_END
 from keras_deeplab.zoo.formats.unpickler import DOWNLOAD_AGAIN, CheckpointError, checkpoint_error, short_repr
 
 VARIABLE = re.compile(r"(?:.+/)?(weights|depthwise_weights|biases|gamma|beta|moving_mean|moving_variance)")
@@ -26,6 +27,7 @@ AVERAGE = "/ExponentialMovingAverage"  # end of the name of a variable's moving 
 SLOTS = "Momentum|Adam|Adam_1|RMSProp|RMSProp_1|RMSProp_2|Adagrad|Adadelta|Adadelta_1|Ftrl|Ftrl_1"  # of optimizers
 COUNTERS = ("global_step", "beta1_power", "beta2_power")  # the step, and what Adam counts
 SLOT = re.compile(rf"(.+)/(?:{SLOTS})")
+GRAPH = re.compile(rb"\n[\x80-\xff]{0,4}[\0-\x7f]\n")  # a graph's first node: its tag, its length, the tag of its name
 DATA_FILE = re.compile(r"(.+)\.data-\d{5}-of-\d{5}")
 # A file in an archive, without macOS's twins ._NAME: (its name without the end, the end).
 WEIGHTS_FILE = re.compile(r"((?:.*/)?[^/.][^/]*?)(\.index|\.data-\d{5}-of-\d{5}|\.pb)")
@@ -74,6 +76,28 @@ def read_checkpoint(path: str | os.PathLike, *, ema: bool = False) -> Checkpoint
         raise CheckpointError(f"{path}: {message}") from error
 
 
+def is_one(path):
+    """Whether a path is that of a TensorFlow 1 checkpoint, frozen graph or archive, by its names and first and last bytes."""
+    if DATA_FILE.fullmatch(path) or not os.path.exists(path):
+        return os.path.exists(f"{path}.index") or os.path.isfile(path)
+    if os.path.isdir(path):
+        return False
+    with open(path, "rb") as file:
+        head = file.read(1024)
+        if safetensors.FIRST_BYTES.match(head):
+            return False
+        return _is_archive(head) or bool(GRAPH.match(head)) or _ends_as_an_index(file)
+
+
+def _is_archive(head):
+    return head.startswith(b"\x1f\x8b") or head[257:262] == b"ustar"
+
+
+def _ends_as_an_index(file):
+    file.seek(max(0, os.fstat(file.fileno()).st_size - len(TF_INDEX_END)))
+    return file.read() == TF_INDEX_END
+
+
 def _read(path):
     """{name: array} of all variables of a file of any of the kinds; None in place of an optimizer's slot."""
     if os.path.isdir(path):
@@ -87,11 +111,10 @@ def _read(path):
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         head = file.read(1024)
-        file.seek(max(0, size - len(TF_INDEX_END)))
-        if file.read() == TF_INDEX_END:
+        if _ends_as_an_index(file):
             return _read_bundle(path.removesuffix(".index"))
         file.seek(0)
-        if head.startswith(b"\x1f\x8b") or head[257:262] == b"ustar":
+        if _is_archive(head):
             return _read_archive(file, size)
         return _read_graph(file.read(), head)
 
@@ -138,7 +161,12 @@ def _is_wanted(name):
 
 def _read_archive(file, size):
     """The arrays of the one checkpoint, or else of the one frozen graph, in a tar archive."""
-    with tempfile.TemporaryDirectory() as folder, tarfile.open(fileobj=file, mode="r:*") as archive:
+    try:
+        archive = tarfile.open(fileobj=file, mode="r:*")
+    except tarfile.ReadError as error:
+        rule = "The file is damaged, or its gzip data is no archive: it must be a .tar.gz, readable to its end."
+        raise checkpoint_error(rule, f"{' '.join(str(error).split())[:80]}", DOWNLOAD_AGAIN) from error
+    with tempfile.TemporaryDirectory() as folder, archive:
         checkpoints, graphs = _unpack(archive, Path(folder), _memory_limit(size))
         found = {name: parts for name, parts in checkpoints.items() if ".index" in parts} or graphs
         if len(found) != 1:
@@ -202,6 +230,8 @@ def _read_graph(data, head):
         kind = next(kind for pattern, kind in OTHER_FILES if re.match(pattern, head))
         if head.startswith(b"PK"):
             kind = "a zip file, such as PyTorch's or Keras's"
+        if MAGIC.to_bytes(10, "little") in head[:32]:
+            kind = "a PyTorch checkpoint"
         if graph.node:
             kind = f"a graph without such constants, whose first nodes are {', '.join(n.name for n in graph.node[:3])}"
         rule = "The file must be a TensorFlow checkpoint, or a frozen graph with constants such as logits/semantic/weights."

@@ -14,7 +14,9 @@ from support.authors import (
     write_archive,
     write_frozen_graph,
 )
+from support.torch_files import released
 
+import keras_deeplab as kd
 from keras_deeplab.zoo.formats.tensorflow_checkpoint import architecture, read_checkpoint
 from keras_deeplab.zoo.formats.unpickler import CheckpointError
 
@@ -77,6 +79,23 @@ def test_an_archive_is_read_wherever_its_paths_point(tmp_path, checkpoint, folde
     assert sorted(tmp_path.parent.rglob("*")) == before
     path = write_archive(tmp_path / "graph.tar.gz", more)
     assert list(read_checkpoint(path).tensors) == ["logits/semantic/biases"]
+
+
+def test_load_checkpoint_reads_files_of_every_kind(tmp_path, checkpoint):
+    files = {f"m.ckpt{end}": data for end, data in files_of(checkpoint).items()}
+    archive = write_archive(tmp_path / "x.tar.gz", files)
+    graph = write_frozen_graph(ARRAYS, tmp_path / "frozen_inference_graph.pb")
+    (tmp_path / "x.pth").write_bytes(released(ARRAYS))
+    paths = [checkpoint, f"{checkpoint}.index", f"{checkpoint}.data-00000-of-00001", archive, graph, tmp_path / "x.pth"]
+    for path in paths:
+        assert same(kd.load_checkpoint(path), ARRAYS), path
+    averages = kd.load_checkpoint(archive, ema=True)
+    assert np.array_equal(averages["logits/semantic/biases"], ARRAYS["logits/semantic/biases"] + 1)
+    with pytest.raises(FileNotFoundError, match="There is no checkpoint at .*none'. Download it first"):
+        kd.load_checkpoint(tmp_path / "none")
+    (tmp_path / "alone.index").write_bytes(files["m.ckpt.index"])
+    with pytest.raises(FileNotFoundError, match="There is no '.*alone.data-00000-of-00001'. Put it beside the other"):
+        kd.load_checkpoint(tmp_path / "alone")
 
 
 def test_links_in_an_archive_are_not_followed(tmp_path, checkpoint):

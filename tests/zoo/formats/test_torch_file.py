@@ -454,13 +454,12 @@ OTHER_FILES = {
     "git-lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
     "ONNX": b"\x08\x07\x12\x07pytorch\x1a\x051.8.0",
     "SavedModel": b"\x08\x01\x12\x80\x01\x0a",
-    "TensorFlow checkpoint": b"\0" * 40 + bytes.fromhex("57fb808b247547db"),
     "HDF5": b"\x89HDF\r\n\x1a\n" + bytes(100),
     ".keras": zip_of("metadata.json", "config.json", "model.weights.h5"),
     "TorchScript": zipped(state_dict(a=tensor(arange(2))), extra=("name/constants.pkl", "name/code/m.py")),
     "zip archive": zip_of("a.txt", "b/c.txt"),
     "gzip": gzip.compress(b"a"),
-    "tar": tar_of("storages"),
+    "An archive must hold one checkpoint": tar_of("storages"),  # PyTorch 0.1's
     "pickle": pickle.dumps({"weight": [1.0, 2.0]}),
     "unknown": bytes(range(200, 256)),
 }
