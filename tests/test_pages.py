@@ -85,6 +85,7 @@ def test_the_readme(cityscapes):
     assert Path("saved_model", "saved_model.pb").exists() and Path("street_overlay.png").exists()
 
 
+@pytest.mark.slow
 def test_the_models_page(cityscapes):
     names = run("docs/models.md")
     assert names["labels"].shape == (60, 80) and names["logits"].shape == (1, 65, 97, 19)

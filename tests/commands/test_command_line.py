@@ -88,6 +88,7 @@ def test_a_reader_that_has_enough_ends_a_command_without_an_error():
     assert done.stderr == b"" and done.returncode == 1
 
 
+@pytest.mark.slow
 def test_predict_averages_scales_and_flips(checkpoint, photo, tmp_path):
     predict.main(
         [NAME, str(photo), "--to", str(tmp_path), "--weights", str(checkpoint), "--multi-scale-flip", "--scores"]

@@ -156,6 +156,7 @@ def test_the_flag_alone_means_the_box(here, tmp_path, monkeypatch):
     assert flags == [False, "box", "picture"]
 
 
+@pytest.mark.slow
 def test_a_prepared_data_set_is_scored_as_its_folders_are(here, tmp_path):
     pytest.importorskip("tensorflow_datasets", reason="needs the extra: datasets")
     pytest.importorskip("scipy", reason="needs the extra: datasets")

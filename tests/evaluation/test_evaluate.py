@@ -178,6 +178,7 @@ def test_damaged_files_and_wrong_options_are_named(data_set, tmp_path):
         kd.evaluate(model, prepared, reduce_zero_label=True, progress=False)
 
 
+@pytest.mark.slow
 def test_two_devices_share_the_pictures_and_give_the_same_counts(data_set):
     model, images, labels, _ = data_set
     command = [sys.executable, ELSEWHERE, "devices", images, labels]

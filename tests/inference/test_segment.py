@@ -43,7 +43,9 @@ def golden_model(golden):
     return load
 
 
-@pytest.mark.parametrize("name, numbered_size, tta", CASES)
+@pytest.mark.parametrize(
+    "name, numbered_size, tta", [pytest.param(*case, marks=[pytest.mark.slow] * ("_s101" in case[0])) for case in CASES]
+)
 def test_label_maps_and_scores_equal_the_originals(name, numbered_size, tta, golden_model, golden):
     seed, (height, width) = numbered_size
     model, image = golden_model(name), picture(height, width, seed)

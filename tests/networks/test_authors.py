@@ -8,7 +8,7 @@ from support.drawn import FULL_SIZES, images, sample
 
 import keras_deeplab as kd
 
-QUICK = {("xception65", 16), ("xception71_dpc", 8), *(("mobilenetv2", stride) for stride in STRIDES)}
+QUICK = {("xception65", 16), ("xception71_dpc", 16), *(("mobilenetv2", stride) for stride in STRIDES)}
 CASES = [
     pytest.param(name, stride, marks=() if (name, stride) in QUICK else pytest.mark.slow)
     for name in NETWORKS

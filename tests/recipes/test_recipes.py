@@ -80,6 +80,7 @@ def test_a_compiled_model_keeps_its_optimizer_in_a_file(tmp_path):
     assert type(loaded.optimizer) is optimizers.SGD and loaded.optimizer.get_config() == model.optimizer.get_config()
 
 
+@pytest.mark.slow
 def test_what_is_frozen_stays_frozen_in_a_file_with_the_optimizer_s_state(tmp_path):
     name = "deeplabv3plus_r18_loveda"
     model, recipe = drawn(name, auxiliary_head=True), recipes.find(name)
