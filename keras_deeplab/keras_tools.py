@@ -36,6 +36,42 @@ def over_replicas():
     return lambda value: context.all_reduce(tf.distribute.ReduceOp.SUM, value)
 
 
+class Snapshot:
+    """The values that variables have now, to find out later whether they have changed. It takes no copy.
+
+    A value that a backend has handed out does not change: JAX's arrays are immutable, and TensorFlow writes new values to
+    other memory while somebody holds the old ones. Those stay in memory as long as the snapshot. Where this does not hold
+    (PyTorch) or cannot be seen (a GPU with TensorFlow, bfloat16), variables always count as changed.
+    """
+
+    def __init__(self, variables):
+        self.variables = list(variables)
+        self.values = [_held_value(variable) for variable in self.variables]
+
+    def is_current(self):
+        """Whether all variables still have these values."""
+        now = map(_held_value, self.variables)
+        return all(mark == mark_now for (_, mark), (_, mark_now) in zip(self.values, now, strict=True))
+
+
+def _held_value(variable):
+    """(a variable's value, a mark that is the same as long as the variable has this value and somebody holds it)."""
+    value, backend = variable.value, keras.backend.backend()
+    if backend == "jax":
+        return value, id(value)
+    if backend != "tensorflow":
+        return value, object()
+    import numpy as np
+    import tensorflow as tf
+
+    if isinstance(value, tf.distribute.DistributedValues):  # replicas have equal values
+        value = value.values[0]
+    value = tf.raw_ops.ReadVariableOp(resource=value.handle, dtype=value.dtype)
+    if "CPU" not in value.device or value.dtype not in (tf.float32, tf.float64, tf.float16):
+        return value, object()
+    return value, np.asarray(memoryview(value)).__array_interface__["data"][0]  # where it lies in memory
+
+
 NO_CLASS = 2**15  # float16 holds it too
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.catalog.protocol import Protocol
+from keras_deeplab.keras_tools import Snapshot
 from keras_deeplab.networks.fast.convolution import Purpose, purpose
 from keras_deeplab.networks.fold import fold_norms, refold
 from keras_deeplab.networks.layers import interpolation_matrix
@@ -66,7 +67,7 @@ def segment(
         ValueError: for a picture that cannot be read, a model of more than 255 classes, or options that contradict each other.
         FileNotFoundError: if there is no such file.
     """
-    network = network_of(model)
+    network = network_of(model, calls_again=True)
     if isinstance(image, (list, tuple)):
         check_pictures(image)
         return [
@@ -197,6 +198,7 @@ class Network:
         self.coarse = keras.Model(self.folded.input, self.folded.get_layer("logits").input[0])
         self.mean = np.array(self.folded.get_layer("normalize").mean, "float32")
         self.score_stride = 4 if model.has_decoder else model.get_config()["output_stride"]
+        self.seen = None  # the weights that were folded, if they are remembered
         self.view, self.padded_view, self.scores = self._view, self._padded_view, self._scores
         if keras.backend.backend() == "tensorflow":
             scalar = tf.TensorSpec([], tf.int32)
@@ -342,13 +344,24 @@ class Network:
 _networks: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> its Network
 
 
-def network_of(model):
-    """The model's `Network`. It is built once, and gets the weights that the model has now at every call."""
+def network_of(model, *, calls_again=False):
+    """The model's `Network`. It is built once, and gets the weights that the model has now at every call.
+
+    Args:
+        model: a `DeepLabV3` or `DeepLabV3Plus`.
+        calls_again: whether calls for the same model are likely to follow, as in a loop over pictures. Its weights are then
+            remembered, so that only weights that have changed are folded again. Default False.
+    """
     network = _networks.get(model)
-    if network is None or (network.protocol, network.threshold) != (model.protocol, model.threshold):
+    is_new = network is None or (network.protocol, network.threshold) != (model.protocol, model.threshold)
+    if not is_new and (network.folded is model or (network.seen and network.seen.is_current())):
+        return network
+    seen = Snapshot(model.weights) if calls_again else None  # before they are folded, so that no later change is missed
+    if is_new:
         network = _networks[model] = Network(model)
-    elif network.folded is not model:
+    else:
         refold(model, network.folded)
+    network.seen = seen
     return network
 
 

@@ -2,6 +2,7 @@
 
 import zlib
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,7 +10,9 @@ from support.drawn import images, picture, sample
 from support.narrow import build, drawn
 
 import keras_deeplab as kd
+from keras_deeplab.inference import segment as segmentation
 from keras_deeplab.inference.segment import placement, resized_to_box, window_starts
+from keras_deeplab.networks.fold import refold
 
 ROW = "deeplabv3plus_r18-d8_512x512_80k_loveda"
 CASES = [
@@ -120,6 +123,28 @@ def test_paths_pil_images_and_arrays_give_the_same_labels(tmp_path, golden_model
     labels = kd.segment(golden_model(ROW), [tmp_path / "x.png", str(tmp_path / "x.png"), Image.fromarray(image), image])
     assert isinstance(labels, list) and len(labels) == 4
     assert all(np.array_equal(label_map, labels[0]) for label_map in labels)
+
+
+def test_weights_are_folded_again_only_if_they_have_changed(monkeypatch):
+    model, image, folded = drawn(ROW, protocol=None), picture(33, 47, seed=0), []
+    monkeypatch.setattr(segmentation, "refold", lambda *models: folded.append(models) or refold(*models))
+    scores = [kd.segment(model, image, return_scores=True)[1] for _ in range(3)]
+    assert np.array_equal(scores[0], scores[2]) and not folded
+    norm = model.get_layer("backbone-stem-1")
+    model.compile(keras.optimizers.SGD(1e-3), "mse")
+    changes = [
+        lambda: norm.moving_mean.assign_add(keras.ops.ones_like(norm.moving_mean)),
+        lambda: norm.gamma.value.assign(2.0 * norm.gamma.value),  # by TensorFlow itself
+        lambda: model.set_weights([0.5 * weight for weight in model.get_weights()]),
+        lambda: model.train_on_batch(image[None], np.ones((1, 33, 47, model.num_classes), "float32")),
+    ]
+    for number, change in enumerate(changes, 1):
+        change()
+        changed = kd.segment(model, image, return_scores=True)[1]
+        assert len(folded) == number and not np.array_equal(changed, scores[-1])
+        assert np.abs(changed - np.asarray(model(image[None]))[0]).max() <= 1e-4 * changed.std()
+        assert np.array_equal(kd.segment(model, image, return_scores=True)[1], changed) and len(folded) == number
+        scores.append(changed)
 
 
 def test_labels_follow_the_weights_as_they_change():
