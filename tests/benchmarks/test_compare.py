@@ -16,6 +16,7 @@ SMALL = ["--rows", ROW, "--narrow", "--size", "33", "41", "--turns", "2", "--poi
 PAGE = Path(compare.__file__).parents[1] / "docs" / "performance.md"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["forward", "step", "segment", "serving", "conversion"])
 def test_our_side_makes_and_passes(kind, tmp_path):
     size = dict(size=(33, 41))

@@ -62,11 +62,12 @@ def test_the_grid_leaves_out_what_cannot_be_read(folders):
     "more, message",
     [
         ([], "error: 1 fault"),
-        (
+        pytest.param(
             ["--num-classes", "300"],
             "error: --num-classes must be from 2 to 255; the background is a class too. Received: 300.",
+            marks=pytest.mark.slow,
         ),
-        (["--images", "none"], "error: There is no folder 'none'."),
+        pytest.param(["--images", "none"], "error: There is no folder 'none'.", marks=pytest.mark.slow),
     ],
 )
 def test_the_command_ends_in_one_line_and_non_zero(folders, tmp_path, more, message):

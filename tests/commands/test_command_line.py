@@ -147,19 +147,24 @@ def test_verbs_know_a_file_of_one_output_by_its_classifier(tmp_path, photo, caps
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["recipes.predict", "r110_cityscapes", "x.jpg", "--to", "out"], "error: There is no picture 'x.jpg'."),
-        (
-            ["recipes.predict", "deeplabv3_r110_cityscapes", __file__, "--to", "out"],
-            "Closest: deeplabv3_r101_cityscapes",
-        ),
-        (["recipes.predict", "r101_cityscapes", __file__, "--to", "out"], "deeplabv3plus_"),
-        (
-            ["recipes.predict", NAME, __file__, "--to", "out", "--weights", "none.pth"],
-            "Received: 'none.pth', where there is no file.",
-        ),
         (["recipes.predict", NAME, __file__, __file__, "--to", "out"], "would both be written to"),
-        (["recipes.export", NAME, "--to", "out", "--weights", __file__], "error: "),
         (["convert", NAME, "--checkpoint", "none.pth", "--to", "out"], "error: "),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                (["recipes.predict", "r110_cityscapes", "x.jpg", "--to", "out"], "error: There is no picture 'x.jpg'."),
+                (
+                    ["recipes.predict", "deeplabv3_r110_cityscapes", __file__, "--to", "out"],
+                    "Closest: deeplabv3_r101_cityscapes",
+                ),
+                (["recipes.predict", "r101_cityscapes", __file__, "--to", "out"], "deeplabv3plus_"),
+                (
+                    ["recipes.predict", NAME, __file__, "--to", "out", "--weights", "none.pth"],
+                    "Received: 'none.pth', where there is no file.",
+                ),
+                (["recipes.export", NAME, "--to", "out", "--weights", __file__], "error: "),
+            ]
+        ),
     ],
 )
 def test_a_mistake_ends_in_one_line_and_writes_nothing(arguments, message, tmp_path):

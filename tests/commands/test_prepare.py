@@ -49,9 +49,20 @@ def test_it_does_not_warn_of_official_numbers(tmp_path, capsys, monkeypatch):
     ("arguments", "message"),
     [
         (["citiscapes", "--from", ".", "--to", "out"], "No data set is named 'citiscapes'. Closest: cityscapes"),
-        (["cityscapes", "--from", "none", "--to", "out"], "There is no folder 'none'. Cityscapes needs leftImg8bit_"),
-        (["ade20k", "--from", ".", "--to", "out"], "The folder '.' is empty. ADE20K needs ADEChallengeData2016.zip"),
-        (["ade20k", "--from", ".", "--to", "out", "--stray-colours"], "ade20k has no options"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                (
+                    ["cityscapes", "--from", "none", "--to", "out"],
+                    "There is no folder 'none'. Cityscapes needs leftImg8b",
+                ),
+                (
+                    ["ade20k", "--from", ".", "--to", "out"],
+                    "The folder '.' is empty. ADE20K needs ADEChallengeData2016",
+                ),
+                (["ade20k", "--from", ".", "--to", "out", "--stray-colours"], "ade20k has no options"),
+            ]
+        ),
     ],
 )
 def test_a_mistake_ends_in_one_line_and_writes_nothing(arguments, message, tmp_path):

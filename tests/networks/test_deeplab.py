@@ -120,7 +120,7 @@ def test_a_saved_model_keeps_its_dtype_policy(tmp_path):
     assert loaded.get_layer("decode_head-bottleneck-conv").compute_dtype == "bfloat16"
 
 
-@pytest.mark.parametrize("name", [ROW, DENSE, D16, MOBILENET, RESNEST])
+@pytest.mark.parametrize("name", [ROW, DENSE, D16, MOBILENET, pytest.param(RESNEST, marks=pytest.mark.slow)])
 def test_folded_norms_give_the_same_logits(name):
     model = drawn(name, auxiliary_head=True)
     folded = kd.fold_norms(model)

@@ -51,7 +51,7 @@ assert not {"keras", "keras_deeplab"} & set(sys.modules)
 """
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param("whole", marks=pytest.mark.slow), "slide"])
 def test_files_of_mixed_sizes_and_orientations_give_the_labels_of_segment(kind, models, signatures):
     files = [PICTURES / name for name in ("orientation6.jpg", "subsampled.jpg", "rgba.png", "orientation6.png")]
     data = tf.constant([file.read_bytes() for file in files])
@@ -127,6 +127,7 @@ def saved_model_cli(*arguments):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 def test_saved_model_cli_runs_it(models, folders, tmp_path):
     image = picture(60, 80, seed=0)
     np.save(tmp_path / "x.npy", image[None])
@@ -135,7 +136,7 @@ def test_saved_model_cli_runs_it(models, folders, tmp_path):
     assert np.array_equal(np.load(tmp_path / "labels.npy")[0], kd.segment(models["whole"], image))
 
 
-@pytest.mark.parametrize("flip", [True, "picture"])
+@pytest.mark.parametrize("flip", [True, pytest.param("picture", marks=pytest.mark.slow)])
 def test_multi_scale_flip_inside_the_graph_gives_the_labels_and_scores_of_segment(flip, models, tmp_path):
     metadata = kd.export_saved_model(models["whole"], tmp_path / "1", multi_scale_flip=flip)
     signatures = tf.saved_model.load(tmp_path / "1").signatures
