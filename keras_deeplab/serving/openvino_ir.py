@@ -46,7 +46,7 @@ def export_openvino(
         path: folder to write. If it holds an OpenVINO model, that one is replaced when the new one is complete.
         size: (height, width) of every picture, in pixels. None (the default): any size; with `calibration` the size of the
             calibration pictures.
-        multi_scale_flip: as for `segment`. False (the default): one size.
+        multi_scale_flip: as for `segment`; needs `size`. False (the default): one size.
         calibration: pictures (height, width, 3) uint8 of one size, from which the ranges of int8 values are measured; a
             hundred or more that look like those to be segmented. Needs NNCF. None (the default): no int8.
 
@@ -63,6 +63,11 @@ def export_openvino(
     require_options(multi_scale_flip, None)
     require_sizes_of(model.protocol, multi_scale_flip)
     size = checked_size(size)
+    if multi_scale_flip and size is None:  # OpenVINO cannot run the loop over passes of several sizes
+        raise ValueError(
+            f"`multi_scale_flip` in an OpenVINO model needs `size`. Received: multi_scale_flip={multi_scale_flip!r} without "
+            "it. Give the height and width of the pictures."
+        )
     if calibration is not None:
         imported("nncf")
         size = size or calibration[0].shape[:2]

@@ -92,7 +92,16 @@ def require_same_labels(
         ValueError: if a label differs.
     """
     network = Network(model, Purpose.ANY_PROCESSOR)
-    files = {name: as_jpeg(picture, max_pixels) for name, picture in (pictures or synthetic_pictures(size)).items()}
+    # True labels are those of the pictures themselves, so that these are not compressed then.
+    form = "JPEG" if truth is None else "PNG"
+    files = {
+        name: as_file(picture, form, max_pixels) for name, picture in (pictures or synthetic_pictures(size)).items()
+    }
+    if truth is not None:
+        truth = {
+            name: resized(labels, read_image(files[name]).shape[:2], Image.Resampling.NEAREST)
+            for name, labels in truth.items()
+        }
     served = labels_of(folder, {name: np.frombuffer(file, np.uint8) for name, file in files.items()})
     rows = []
     for name, file in files.items():
@@ -105,7 +114,7 @@ def require_same_labels(
                 f"The SavedModel's labels must equal those of `segment`. Received: {same.size - same.sum()} values of the "
                 f"picture {name} that differ. Do not serve this SavedModel."
             )
-        rows.append((f"labels of {name}.jpg, without Keras", "equal" if same.all() else f"{same.mean():.3%} equal"))
+        rows.append((f"labels of {name}, without Keras", "equal" if same.all() else f"{same.mean():.3%} equal"))
     return rows + (
         agreement(reference, files, served, multi_scale_flip=multi_scale_flip, truth=truth) if reference else []
     )
@@ -242,13 +251,13 @@ def synthetic_pictures(size=None):
     return {f"{width}x{height}": np.asarray(synthetic_picture(height, width)) for height, width in sizes}
 
 
-def as_jpeg(picture, max_pixels=None):
-    """The bytes of a picture (H, W, 3) uint8 as JPEG, shrunk if it has more than `max_pixels` pixels."""
+def as_file(picture, form, max_pixels=None):
+    """The bytes of a picture (H, W, 3) uint8 as a "JPEG" or "PNG" file, shrunk if it has more than `max_pixels` pixels."""
     image, file = Image.fromarray(picture), io.BytesIO()
     if max_pixels and image.width * image.height > max_pixels:
         shrink = (max_pixels / (image.width * image.height)) ** 0.5
         image = image.resize([max(1, int(side * shrink)) for side in image.size])
-    image.save(file, "JPEG", quality=90)
+    image.save(file, form, quality=90)
     return file.getvalue()
 
 
