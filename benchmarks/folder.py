@@ -46,11 +46,11 @@ def main():
     from PIL import Image
 
     import keras_deeplab as kd
-    from keras_deeplab.serving.verify import as_jpeg, synthetic_picture
+    from keras_deeplab.serving.verify import as_file, synthetic_picture
 
     model = ours.build(options.row, "float32", is_narrow=False)
     model.protocol = kd.Protocol("whole", resize=options.size)
-    picture = as_jpeg(np.asarray(synthetic_picture(*options.size)))
+    picture = as_file(np.asarray(synthetic_picture(*options.size)), "JPEG")
     pixels = tf.io.decode_jpeg(picture)[None]
     bare = tf.function(kd.fold_norms(model), input_signature=[tf.TensorSpec(pixels.shape, tf.uint8)])
     per_second, processor, said = {BARE: [], FOLDER: []}, {BARE: [], FOLDER: []}, None

@@ -101,11 +101,11 @@ def main():
     import tensorflow as tf
 
     import keras_deeplab as kd
-    from keras_deeplab.serving.verify import as_jpeg, synthetic_picture
+    from keras_deeplab.serving.verify import as_file, synthetic_picture
 
     model = kd.DeepLabV3Plus.from_preset(ROW, load_weights=False)
     model.protocol = kd.Protocol("whole", resize=options.size)
-    picture = as_jpeg(np.asarray(synthetic_picture(*options.size)))
+    picture = as_file(np.asarray(synthetic_picture(*options.size)), "JPEG")
     report = {"size": list(options.size), "turns": options.turns}
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
