@@ -3,13 +3,17 @@
 import itertools
 import json
 import random
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
+from support import SUPPORT
 from support.drawn import picture
 from support.narrow import drawn
+from support.raster_elsewhere import ROW
 
 import keras_deeplab as kd
 from keras_deeplab.catalog import rows
@@ -20,7 +24,6 @@ from keras_deeplab.pictures import rasters as files
 rasterio = pytest.importorskip("rasterio", reason="needs the extra: rasterio")
 pytestmark = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")
 
-ROW = "deeplabv3plus_r18-d8_512x512_80k_loveda"
 SLIDE = kd.Protocol("slide", crop=(65, 97), stride=(40, 60))
 GROUND = {"crs": "EPSG:32633", "transform": rasterio.Affine(0.3, 0.0, 4e5, 0.0, -0.3, 5e6)}
 WINDOWS, NOTE = rasters.windows, rasters.Mosaic._note
@@ -86,11 +89,96 @@ def test_rasters_smaller_than_a_window_are_segmented_as_segment_does(model, size
     assert np.array_equal(labels, kd.segment(model, pixels))
 
 
+def draw(path, height, width, drawn_rows):
+    """A large GeoTIFF; below `drawn_rows`, and in a hole, it has no data. Zero in some bands alone is data."""
+    profile = {"driver": "GTiff", "dtype": "uint8", "count": 3, "nodata": 0, "tiled": True, "sparse_ok": True, **GROUND}
+    rolled = np.maximum(picture(512, width, seed=0), 1)
+    with rasterio.open(path, "w", height=height, width=width, compress="deflate", zlevel=1, **profile) as dataset:
+        for top in range(0, drawn_rows, 512):
+            rows = np.roll(rolled, 37 * top, axis=1)[: drawn_rows - top]
+            rows[:, 700:2600] *= not 1000 < top < 3000
+            dataset.write(rows.transpose(2, 0, 1), window=rasterio.windows.Window(0, top, width, len(rows)))
+    return path
+
+
+def start(raster, to):
+    command = [sys.executable, str(SUPPORT / "raster_elsewhere.py"), str(raster), str(to)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
 def rows_done(to):
     try:
         return json.loads(next(to.rglob("state.json")).read_text())["rows"]
     except (StopIteration, FileNotFoundError):
         return 0
+
+
+def kill_at(process, to, rows, seconds=0.0):
+    """Kills the process some seconds after it has noted that many rows of windows."""
+    while process.poll() is None and rows_done(to) < rows:
+        time.sleep(0.5)
+    time.sleep(seconds)
+    process.kill()
+    assert process.wait() != 0
+
+
+def report(process, kind):
+    """Waits for the process, and prints its memory."""
+    output = process.communicate()[0]
+    assert process.returncode == 0
+    ready, highest = (int(number) / 2**20 for number in output.split())
+    print(f"{kind}: {ready:.0f} MiB with the network, {highest:.0f} MiB at most, {highest - ready:.0f} more")
+    return highest - ready
+
+
+def rows_of(path, top, rows):
+    with rasterio.open(path) as dataset:
+        return dataset.read(window=rasterio.windows.Window(0, top, dataset.width, rows)).transpose(1, 2, 0)
+
+
+@pytest.mark.slow
+def test_a_mosaic_of_12000x9000_killed_shuffled_and_in_crops(tmp_path, monkeypatch):
+    raster, killed, other = draw(tmp_path / "a.tif", 9000, 12000, 9000), tmp_path / "killed", tmp_path / "other"
+    kill_at(start(raster, killed), killed, 3, 0.7)
+    kill_at(start(raster, killed), killed, 8, 1.9)
+    assert report(start(raster, killed), "12,000 x 9,000") < 2048
+    model, began = drawn(ROW), time.perf_counter()
+    monkeypatch.setattr(rasters, "windows", shuffled(rows=2))
+    kd.segment_raster(model, raster, other, progress=False)
+    print(f"12,000 x 9,000: {time.perf_counter() - began:.0f} s")
+    model.protocol = rasters.mosaic_protocol(model.protocol)
+    (side, _), (stride, _) = model.protocol.crop, model.protocol.stride
+    compared = different = 0
+    for top, left, ends in ((0, 0, False), (5 * stride, 9 * stride, False), (9 * stride, 13 * stride, True)):
+        bottom, right = (9000, 12000) if ends else (top + 2 * stride + side, left + 2 * stride + side)
+        pixels = rows_of(raster, top, bottom - top)[:, left:right]
+        labels = kd.segment(model, pixels)
+        labels[(pixels == 0).all(axis=-1)] = 255
+        found = rows_of(killed / "a.tif", top, bottom - top)[:, left:right, 0]
+        # Beside a cut, windows of the mosaic reach in that the crop does not have.
+        before = slice(side - stride if top else 0, None if ends else 2 * stride)
+        beside = slice(side - stride if left else 0, None if ends else 2 * stride)
+        compared += labels[before, beside].size
+        different += np.count_nonzero(labels[before, beside] != found[before, beside])
+    print(f"crops: {different} of {compared} pixels differ")
+    assert different == 0 and compared > 5e6
+    counts = np.zeros(256, int)
+    for top in range(0, 9000, 1000):
+        found = rows_of(killed / "a.tif", top, 1000)
+        assert np.array_equal(found, rows_of(other / "a.tif", top, 1000))
+        assert np.array_equal(found[..., 0] == 255, (rows_of(raster, top, 1000) == 0).all(axis=-1))
+        counts += np.bincount(found.ravel(), minlength=256)
+    assert np.count_nonzero(counts) > 3 and counts[255] > 1e6
+    with rasterio.open(killed / "a.tif") as dataset:
+        assert (dataset.crs, dataset.transform) == (rasterio.CRS.from_epsg(32633), GROUND["transform"])
+        assert dataset.overviews(1) == [2, 4, 8, 16, 32]
+
+
+@pytest.mark.slow
+def test_memory_of_a_mosaic_of_30000x30000(tmp_path):
+    raster = draw(tmp_path / "a.tif", 30000, 30000, 1500)
+    assert report(start(raster, tmp_path / "out"), "30,000 x 30,000") < 2048
+    assert np.array_equal(np.unique(rows_of(tmp_path / "out" / "a.tif", 1500, 28500)), [255])
 
 
 def test_another_order_of_windows_gives_the_same_bits(model, tmp_path, monkeypatch):
