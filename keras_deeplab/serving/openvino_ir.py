@@ -23,6 +23,16 @@ from keras_deeplab.serving.litert_onnx import require_calibration
 from keras_deeplab.serving.metadata import describe
 from keras_deeplab.serving.replace import folder_in_place_of
 
+IN_FLOAT32 = [
+    "MatMul",
+    "Add",
+    "Multiply",
+    "Subtract",
+    "Concat",
+    "Interpolate",
+    "ReduceMean",
+    "AvgPool",
+]  # of an int8 model
 FILE = "model.xml"  # the graph; OpenVINO keeps the weights in model.bin beside it
 
 
@@ -106,10 +116,10 @@ def protocol_function(model, size, multi_scale_flip):
 
 
 def quantized(converted, calibration):
-    """The OpenVINO model with convolutions in int8.
+    """The OpenVINO model with convolutions in int8, and everything else in float32.
 
-    The resizes of the scores, which are matrix products, stay in float32: they are a small part of the time, and what
-    decides between two classes whose scores are close.
+    The resizes of the scores are matrix products just before the best class is chosen. With sums and products in int8 too, the
+    quickstart's network lost 2.2 points of mIoU; with convolutions alone it lost none.
     """
     nncf = imported("nncf")
     nncf.set_log_level(40)  # errors only
@@ -117,7 +127,7 @@ def quantized(converted, calibration):
         converted,
         nncf.Dataset(list(calibration), lambda picture: picture[None]),
         subset_size=len(calibration),
-        ignored_scope=nncf.IgnoredScope(types=["MatMul"], validate=False),
+        ignored_scope=nncf.IgnoredScope(types=IN_FLOAT32, validate=False),
     )
 
 
