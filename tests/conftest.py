@@ -19,6 +19,14 @@ def random_numbers_start_anew(request):
         request.module.random = np.random.default_rng(0)
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working folder that is the cache too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERAS_DEEPLAB_CACHE", str(tmp_path))
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def golden():
     """name -> {key: array} of tests/golden/NAME.npz."""

@@ -13,12 +13,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 from support import ROOT, miniatures, videos
+from support.cache import release
 from support.drawn import picture
-from support.narrow import build, drawn, tensors
-from support.torch_files import released
+from support.narrow import drawn
 
 import keras_deeplab as kd
-from keras_deeplab.catalog import rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*the classifiers start from random weights")
 
@@ -33,22 +32,6 @@ def run(page, **names):
     for block in blocks_of(page):
         exec(block, names)
     return names
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty working folder that is the cache too."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KERAS_DEEPLAB_CACHE", str(tmp_path))
-    return tmp_path
-
-
-def release(folder, *names):
-    """Puts narrow released files of DeepLabV3+ rows into the cache."""
-    for name in names:
-        row = rows.find(name, "DeepLabV3Plus")
-        (folder / row.file).write_bytes(released(tensors(build(row.name, auxiliary_head=True))))
-    return folder / row.file
 
 
 def write_pairs(folder, count, classes, size=(60, 80)):
@@ -74,7 +57,7 @@ def test_every_page_with_python_is_run_here():
 @pytest.fixture
 def cityscapes(here):
     """Narrow released files, and street.jpg."""
-    newest = release(here, "r101_cityscapes", "r50_cityscapes")
+    newest = release(here, "r101_cityscapes", "r50_cityscapes", class_name="DeepLabV3Plus")
     (here / "work_dirs").mkdir()
     shutil.copy(newest, here / "work_dirs" / "iter_80000.pth")
     Image.fromarray(picture(60, 80, seed=0)).save(here / "street.jpg")
@@ -94,7 +77,7 @@ def test_the_models_page(cityscapes):
 
 
 def test_the_training_page(here):
-    newest = release(here, "r50_cityscapes")
+    newest = release(here, "r50_cityscapes", class_name="DeepLabV3Plus")
     (here / "work_dirs").mkdir()
     shutil.copy(newest, here / "work_dirs" / "iter_80000.pth")
     write_pairs(here, 4, classes=3)
@@ -109,7 +92,7 @@ def test_the_data_page(here, capsys):
 
 
 def test_the_evaluation_page(here):
-    release(here, "r18_loveda")
+    release(here, "r18_loveda", class_name="DeepLabV3Plus")
     write_pairs(here, 3, classes=7)
     names, page = run("docs/evaluation.md"), (ROOT / "docs" / "evaluation.md").read_text()
     assert names["found"]["images"] == 3
@@ -120,7 +103,7 @@ def test_the_evaluation_page(here):
 
 
 def test_the_scale_page(here):
-    release(here, "r18_loveda")
+    release(here, "r18_loveda", class_name="DeepLabV3Plus")
     (here / "photos").mkdir()
     for i in range(2):
         Image.fromarray(picture(60, 80, seed=i)).save(here / "photos" / f"{i}.png")
@@ -132,7 +115,7 @@ def test_the_scale_page(here):
 
 def test_the_video_page(here):
     pytest.importorskip("av", reason="PyAV, the extra video, reads videos")
-    release(here, "r18_loveda")
+    release(here, "r18_loveda", class_name="DeepLabV3Plus")
     videos.write("clip.mp4", 2)
     names = run("docs/video.md")
     assert names["labels"].shape == (48, 64) and names["seconds"] == 1 / 25
@@ -140,7 +123,7 @@ def test_the_video_page(here):
 
 def test_the_mosaics_page(here):
     rasterio = pytest.importorskip("rasterio", reason="needs the extra: rasterio")
-    release(here, "r18_loveda")
+    release(here, "r18_loveda", class_name="DeepLabV3Plus")
     Image.fromarray(picture(60, 80, seed=0)).save(here / "mosaic.tif")
     with rasterio.open(run("docs/mosaics.md")["path"]) as dataset:
         assert dataset.shape == (60, 80) and dataset.nodata == 255
@@ -149,7 +132,7 @@ def test_the_mosaics_page(here):
 @pytest.mark.slow
 def test_the_beam_page(here, capsys):
     pytest.importorskip("apache_beam", reason="needs the extra: beam")
-    release(here, "r18_loveda")
+    release(here, "r18_loveda", class_name="DeepLabV3Plus")
     (here / "photos").mkdir()
     Image.fromarray(picture(60, 80, seed=0)).save(here / "photos" / "0.png")
     Image.fromarray(picture(60, 80, seed=1)).save(here / "street.jpg")

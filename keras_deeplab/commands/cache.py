@@ -59,6 +59,10 @@ def clear(files, names):
     """Removes files, after all names are known to be right."""
     from keras_deeplab.zoo import cache
 
+    if ALL in names[1:] or names[:-1].count(ALL):
+        raise ValueError(
+            f"`all` stands alone after --clear. Received: {' '.join(names)}. Leave it out, or the other names."
+        )
     chosen = files if names == [ALL] else [one for name in names for one in named(files, name)]
     for one in dict.fromkeys(one.name for one in chosen):
         cache.remove(one)

@@ -87,7 +87,10 @@ def form_of(options):
 
 
 def refuse_contradictions(options, form):
-    """Raises `ValueError` if two options contradict. `form` is what `form_of` returns."""
+    """Raises an error, before the model is loaded, if two options contradict or something that they name is missing.
+
+    `form` is what `form_of` returns.
+    """
     forms_of = {
         "--name": (options.name, ("SavedModel", "OpenVINO")),
         "--precision": (options.precision, ("SavedModel",)),
@@ -107,8 +110,21 @@ def refuse_contradictions(options, form):
         )
     if options.int8 and options.calibration:
         raise ValueError("--int8 names the folder of pictures already. Received: --calibration too. Leave it out.")
-    if options.labels and not (options.int8 or options.calibration):
+    folder = options.int8 or options.calibration
+    if options.labels and not folder:
         raise ValueError("--labels are those of the pictures of --calibration or --int8. Received: neither. Add one.")
+    if form == "OpenVINO" and options.multi_scale_flip and not (options.size or options.int8):
+        raise ValueError("--multi-scale-flip in an OpenVINO model needs --size. Received: no --size. Add --size H W.")
+    if form == "OpenVINO":
+        from keras_deeplab.serving.openvino_ir import imported
+
+        imported("openvino")
+        if options.int8:
+            imported("nncf")
+    if options.labels:
+        from keras_deeplab.data.pairs import find_pairs
+
+        find_pairs(folder, options.labels)
 
 
 def write_saved_model(model, form, options, bar):

@@ -65,6 +65,7 @@ def test_all_leaves_files_that_were_not_downloaded(folder, capsys):
     "name, message",
     [
         ("own.pth", "No row is named 'own.pth'"),
+        ("all", "`all` stands alone after --clear. Received: .* all. Leave it out"),
         ("deeplabv3_r50_ade20k", "not in the cache.* Received: --clear deeplabv3_r50_ade20k. Nothing was removed"),
     ],
 )

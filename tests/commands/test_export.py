@@ -93,6 +93,8 @@ def test_litert_and_onnx_are_run_and_compared(here, tmp_path, capfd):
     (("--onnx", "--int8", "."), "--int8 is for LiteRT and OpenVINO only. Received: --int8 for ONNX"),
     (("--litert", "--multi-scale-flip"), "--multi-scale-flip is for SavedModel and OpenVINO only"),
     (("--labels", "."), "--labels are those of the pictures of --calibration or --int8"),
+    (("--openvino", "--multi-scale-flip"), "--multi-scale-flip in an OpenVINO model needs --size"),
+    (("--calibration", "{pictures}", "--labels", "{empty}"), "holds no PNG|has no label"),
     (("--int8", ".", "--calibration", "."), "--int8 names the folder of pictures already"),
     (("--palette", "--calibration", "."), "--calibration compares class ids. Received: --palette too"),
     (("--int8", "nowhere"), "There is no folder 'nowhere'"),
@@ -101,7 +103,7 @@ def test_litert_and_onnx_are_run_and_compared(here, tmp_path, capfd):
 ])  # fmt: skip
 def test_options_that_contradict_are_refused_before_anything_is_written(options, message, here, tmp_path):
     (tmp_path / "empty").mkdir()
-    options = [option.format(empty=tmp_path / "empty") for option in options]
+    options = [option.format(empty=tmp_path / "empty", pictures=here / "pictures") for option in options]
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run(here, "--to", tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()

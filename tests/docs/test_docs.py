@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import ROOT, miniatures
+from support.cache import release
 from support.drawn import picture
-from support.narrow import build, tensors
-from support.torch_files import released
 
 import keras_deeplab as kd
 from keras_deeplab import commands
@@ -27,21 +26,6 @@ def docs():
         import zoo
 
         yield zoo
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty working folder that is the cache too."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KERAS_DEEPLAB_CACHE", str(tmp_path))
-    return tmp_path
-
-
-def release(folder, *names):
-    """Puts narrow released files into the cache."""
-    for name in names:
-        row = rows.find(name)
-        (folder / row.file).write_bytes(released(tensors(build(row.name, auxiliary_head=True))))
 
 
 def test_the_readmes_table_is_that_of_the_presets(docs):
