@@ -11,7 +11,6 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
 import keras  # noqa: E402
-import tensorflow as tf  # noqa: E402
 from support import narrow  # noqa: E402
 from support.drawn import NARROW, batches, images  # noqa: E402
 from support.torch_files import released  # noqa: E402
@@ -37,6 +36,8 @@ def build(row, precision, is_narrow, classes=None, **options):
 
 def forward(row, precision, size, batch=1, is_narrow=False, classes=None, key=None):
     """Pictures in, logits at their size out: the network with folded norms, in a graph for any size, as `segment` runs it."""
+    import tensorflow as tf
+
     model = build(row, precision, is_narrow, classes)
     folded = kd.fold_norms(model)
     run = tf.function(folded, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
@@ -65,6 +66,8 @@ def flop(model, batch, height, width):
 
 def product(precision, side, key=None):
     """A product of two square matrices: the fastest arithmetic of the machine, to compare with."""
+    import tensorflow as tf
+
     a, b = (tf.cast(tf.random.normal([side, side], seed=seed), precision) for seed in (0, 1))
     return lambda: tf.matmul(a, b), {"flop": 2 * side**3}
 
@@ -93,6 +96,8 @@ def segment(row, precision, picture, box, multi_scale_flip=False, is_narrow=Fals
 
 def serving(row, precision, picture, box, is_narrow=False, key=None):
     """Bytes of a picture file in, a PNG label map out: a request to the exported model, without a connection between."""
+    import tensorflow as tf
+
     model = build(row, "float32", is_narrow)
     model.protocol = dataclasses.replace(model.protocol, resize=box)
     with tempfile.TemporaryDirectory() as folder:
@@ -121,6 +126,8 @@ MAKERS = dict(forward=forward, product=product, step=step, segment=segment, serv
 
 def about():
     """{software: version}."""
+    import tensorflow as tf
+
     return {"keras_deeplab": kd.__version__, "keras": keras.__version__, "tensorflow": tf.__version__}
 
 

@@ -33,14 +33,16 @@ class Worker:
     Args:
         python: the interpreter.
         script: the script to run, relative to this folder.
+        environment: variables to set, besides those of this process. Default none.
     """
 
-    def __init__(self, python, script):
+    def __init__(self, python, script, environment=None):
         self.name = f"{python} {script}"
         self.stderr = tempfile.TemporaryFile("w+")
         command = [python, str(Path(__file__).parent / script)]
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr)
-        self.process = subprocess.Popen(command, text=True, bufsize=1, **pipes)
+        environment = {**os.environ, **(environment or {})}
+        self.process = subprocess.Popen(command, text=True, bufsize=1, env=environment, **pipes)
 
     def ask(self, **question):
         """Sends a question and waits for the answer.
@@ -55,10 +57,18 @@ class Worker:
             answer = ""
         if not answer:
             status = self.process.wait()
-            self.stderr.seek(0)
-            last_line = self.stderr.read().strip().splitlines()[-1:]
-            raise WorkerEnded(f"{self.name} ended with status {status} at {question}: {''.join(last_line)}")
+            raise WorkerEnded(f"{self.name} ended with status {status} at {question}: {self.last_line()}")
         return json.loads(answer)
+
+    def last_line(self):
+        """The last line that the process wrote to standard error."""
+        self.stderr.seek(0)
+        return "".join(self.stderr.read().strip().splitlines()[-1:])
+
+    def kill(self):
+        """Ends the process at once, whatever it does. Returns its `last_line`."""
+        self.process.kill()
+        return self.last_line()
 
     def close(self):
         with contextlib.suppress(BrokenPipeError):

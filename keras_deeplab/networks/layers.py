@@ -130,6 +130,8 @@ class AtrousDepthwiseConv2D(keras.layers.DepthwiseConv2D):
         down, across = self.dilation_rate
         if self.strides == (1, 1) and self.depth_multiplier == 1:
             outputs = fast.depthwise_conv2d(inputs, self.kernel, down if down == across else (down, across))
+        elif keras.backend.backend() == "jax" and self.depth_multiplier == 1:
+            outputs = fast.shifted_depthwise_conv2d(inputs, self.kernel, 1, self.strides[0])
         else:  # padded here: TensorFlow's own explicit padding aborts the process in graphs with unknown shapes
             options = dict(strides=self.strides, dilation_rate=self.dilation_rate, data_format="channels_last")
             outputs = ops.depthwise_conv(_padded(inputs, self), self.kernel, padding="valid", **options)

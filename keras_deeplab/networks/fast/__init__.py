@@ -9,6 +9,7 @@ The models reach all of them through `convolution.py`; only the layers in `folde
 | winograd.py | 3x3 convolution with a quarter of the multiplications |
 | strided.py | 1x1 convolution of every second pixel, with a gradient that corrupts no memory |
 | interleaved.py | atrous depthwise convolution as a plain one on grids of every `rate`-th pixel |
+| shifted.py | depthwise convolution as a sum of shifted maps, for XLA |
 | graph.py | how operations of a TensorFlow graph share code, and in which order they run |
 | processor.py | which convolutions this machine's processor computes well |
 | folded.py | layers that exist only in networks without norms |

@@ -14,7 +14,8 @@ from keras_deeplab.networks.fast.clipped import clipped_conv2d
 from keras_deeplab.networks.fast.convolution import CONV2D, DEPTHWISE_CONV2D, Purpose, override, purpose
 from keras_deeplab.networks.fast.folded import AtrousSeparableConv2D
 from keras_deeplab.networks.fast.interleaved import interleaved_depthwise_conv2d
-from keras_deeplab.networks.layers import AtrousConv2D, AtrousDepthwiseConv2D
+from keras_deeplab.networks.fast.shifted import shifted_depthwise_conv2d
+from keras_deeplab.networks.layers import AtrousConv2D
 
 random = np.random.default_rng(0)
 
@@ -67,6 +68,14 @@ def test_depthwise_ways_follow_the_definition(graph_is_for, size, rate):
     with purpose(graph_is_for):
         result = convolution.depthwise_conv2d(x, kernel, rate)
     np.testing.assert_allclose(result, convolved(x.numpy(), dense, 1, rate), atol=1e-4)
+
+
+@pytest.mark.parametrize("size, strides", [(3, 2), (5, 2), (3, 3)])
+def test_shifted_maps_follow_the_definition_at_every_stride(size, strides):
+    x, kernel = operands(9, 14, filters=1, size=size)
+    dense = kernel.numpy() * np.eye(3, dtype="float32")
+    expected = convolved(x.numpy(), dense, strides, 1)
+    np.testing.assert_allclose(shifted_depthwise_conv2d(x, kernel, 1, strides), expected, atol=1e-4)
 
 
 def test_an_unknown_way_is_refused():
@@ -252,13 +261,22 @@ def test_far_convolutions_of_a_graph_run_one_after_another():
     assert [first.op] in waiting
 
 
-def test_depthwise_layers_take_the_interleaved_way_at_rates_above_one(monkeypatch):
+@pytest.mark.parametrize(
+    "backend, expected",
+    [
+        ("tensorflow", ["direct", "interleaved", "interleaved"]),
+        ("jax", ["shifted"] * 3),
+        ("torch", ["keras"] * 3),
+    ],
+)
+def test_the_way_of_a_depthwise_convolution_follows_the_backend_and_the_rate(backend, expected, monkeypatch):
     names = []
 
     def noting(way):
         return lambda x, *_: names.append(way) or x
 
     monkeypatch.setattr(convolution, "DEPTHWISE_CONV2D", {way: noting(way) for way in DEPTHWISE_CONV2D})
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
     for rate in (1, 2, 36):
-        AtrousDepthwiseConv2D(3, dilation_rate=rate)(tf.zeros([1, 9, 9, 4]))
-    assert names == ["direct", "interleaved", "interleaved"]
+        convolution.depthwise_conv2d(tf.zeros([1, 9, 9, 4]), tf.zeros([3, 3, 4, 1]), rate)
+    assert names == expected
