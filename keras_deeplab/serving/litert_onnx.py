@@ -130,9 +130,27 @@ def export_onnx(model: keras.Model, path: str | os.PathLike, *, size: tuple[int,
     with exporting_file(path := Path(path)):
         function, _, metadata = fixed_size_function(model, size, "float32")
         with collecting_garbage():
-            converted, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)
+            converted, _ = tf2onnx.convert.from_function(
+                function, function.input_signature, opset=OPSET, custom_op_handlers=ONNX_HANDLERS
+            )
         write_with_metadata(path, converted.SerializeToString(), metadata)
     return metadata
+
+
+def resize_to_a_size(graph, node, *_):
+    """Has tf2onnx write a bilinear resize to a size, in place of one by a factor.
+
+    ONNX's shape inference rounds a size down that is computed from a factor: 7 pixels by the float32 nearest to 25 / 7 are 24,
+    where the resize itself gives 25, and ONNX Runtime refuses the file. tf2onnx writes sizes only if they are no constants.
+    """
+    from tf2onnx.onnx_opset.nn import Resize
+
+    size = graph.make_node("Identity", [node.input[1]])
+    graph.replace_input(node, node.input[1], size.output[0], 1)
+    Resize.version_11(graph, node)
+
+
+ONNX_HANDLERS = {"ResizeBilinear": (resize_to_a_size, [])}  # {TensorFlow operation: (function, its arguments)}
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from support.drawn import picture
 from support.narrow import drawn
 
 import keras_deeplab as kd
+from keras_deeplab.catalog.protocol import UNLIMITED
 from keras_deeplab.networks.fast import convolution
 from keras_deeplab.serving import verify
 from keras_deeplab.serving.litert_onnx import default_size, export_litert, export_onnx
@@ -66,17 +67,21 @@ def test_a_precision_that_contradicts_the_calibration_is_refused(models, tmp_pat
 
 
 PADDED = kd.Protocol("whole", pad=(65, 97))
+ANTIALIASED = kd.Protocol("whole", resize=(UNLIMITED, 65), antialias=True)
 OTHERS = {  # {name: a narrow network of another source or backbone}
     "mobilenetv2_decoder": lambda: authors.drawn("mobilenetv2_decoder", output_stride=16, protocol=PADDED),
     "xception65": lambda: authors.drawn("xception65", output_stride=16, protocol=PADDED),
     "xception71_dpc": lambda: authors.drawn("xception71_dpc", output_stride=16, protocol=PADDED),
     "mobilenetv2": lambda: drawn("deeplabv3plus_m-v2-d8_512x1024_80k_cityscapes", protocol=kd.Protocol("whole")),
+    "resnest101": lambda: drawn("deeplabv3plus_s101-d8_512x1024_80k_cityscapes", protocol=kd.Protocol("whole")),
+    "mobilenet_v3_large": lambda: drawn("deeplabv3_mobilenet_v3_large", protocol=ANTIALIASED),
+    "resnet50": lambda: drawn("deeplabv3_resnet50_coco", protocol=ANTIALIASED),
 }
 
 
-def other(name):
+def other(name, size=SIZE):
     """A model of `OTHERS` with several classes in its label map, a picture and this label map."""
-    model, image = OTHERS[name](), picture(*SIZE, seed=0)
+    model, image = OTHERS[name](), picture(*size, seed=0)
     means = kd.segment(model, image, return_scores=True)[1].mean((0, 1))
     classifier = next(layer for layer in reversed(model.layers) if layer.weights)
     classifier.bias.assign(classifier.bias - means)  # so that no class has the best score everywhere
@@ -109,23 +114,16 @@ def test_other_backbones_agree_in_litert(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(reason="tf2onnx writes a wrong shape for the authors' decoder"))
-        if name in ("mobilenetv2_decoder", "xception65", "xception71_dpc")
-        else name
-        for name in OTHERS
-    ],
-)
+@pytest.mark.parametrize("name", OTHERS)
 def test_other_backbones_agree_in_onnx(name, tmp_path):
-    model, image, expected = other(name)
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
     pytest.importorskip("tf2onnx", reason="needs tf2onnx")
-    export_onnx(model, tmp_path / "x.onnx", size=SIZE)
-    (labels,) = onnxruntime.InferenceSession(str(tmp_path / "x.onnx")).run(["labels"], {"images": image[None]})
-    print(f"{name} onnx: {np.mean(labels[0] == expected):.4%} of the labels equal")
-    assert np.mean(labels[0] == expected) >= 0.9995
+    for size in (SIZE, (72, 104), (71, 99)):  # the first is padded to 65x97
+        model, image, expected = other(name, size)
+        export_onnx(model, tmp_path / "x.onnx", size=size)
+        (labels,) = onnxruntime.InferenceSession(str(tmp_path / "x.onnx")).run(["labels"], {"images": image[None]})
+        print(f"{name} onnx {size}: {np.mean(labels[0] == expected):.4%} of the labels equal")
+        assert np.mean(labels[0] == expected) >= 0.9995
 
 
 @pytest.mark.slow
