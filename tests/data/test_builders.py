@@ -730,6 +730,45 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(target, name, error, p
         assert read(tmp_path / "to", split) == read(prepared("voc12aug")[0], split)
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A function of a number of 4 KiB pages that mounts a disk of this size, or gives a mounted one this size."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(pages):
+        again = ["remount"] if folder.is_mount() else []
+        options = ",".join([*again, f"size={4 * pages}k"])
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False
+        )
+        if done.returncode:
+            pytest.skip("needs the right to mount a disk")
+        return folder
+
+    yield mount
+    if folder.is_mount():
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("pages", "kept"),
+    [(1, 0), (3, 2), (12, 8)],  # full for the first folders, for converted pictures, while TFDS writes
+)
+def test_a_disk_that_is_really_full_is_one_line_with_several_processes(pages, kept, prepared, small_disk, tmp_path):
+    miniatures.draw("loveda", tmp_path / "from")
+    to = small_disk(pages) / "to"
+    with pytest.raises(OSError, match="The disk of '.*to' is full. Make room and start again: .* are kept."):
+        builders.prepare("loveda", tmp_path / "from", to, processes=2)
+    files = [path for path in to.rglob("*") if path.is_file()]
+    assert len(files) == kept and all(zipfile.is_zipfile(path) and ".part" not in path.name for path in files)
+    small_disk(1000)
+    builders.prepare("loveda", tmp_path / "from", to, processes=2)
+    for split in ("train", "val"):
+        assert read(to, split) == read(prepared("loveda")[0], split)
+
+
 def test_another_error_of_tensorflow_while_it_writes_is_one_line(tmp_path, monkeypatch):
     miniatures.draw("mapillary", tmp_path / "from")
     monkeypatch.setattr(tf.io.TFRecordWriter, "write", run_out(tf.errors.PermissionDeniedError(None, None, "no right")))
