@@ -21,11 +21,34 @@ ROWS = [
 AUTHORS = ["xception65", "mobilenetv2", "mobilenetv2_decoder", "xception71_dpc"]  # of tests/support/authors.py
 
 
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """(name, backend) -> what tests/support/backend_logits.py gives for a network in a process with another backend.
+
+    One process computes all networks of a group: JAX compiles every operation for every shape, and the networks share many.
+    """
+    folders = {}
+
+    def get(name, backend):
+        pytest.importorskip(backend, reason=f"needs {backend}")
+        group = ROWS if name in ROWS else AUTHORS
+        key = backend, *group
+        if key not in folders:
+            folders[key] = tmp_path_factory.mktemp(backend)
+            command = [sys.executable, SUPPORT / "backend_logits.py", folders[key], *group]
+            subprocess.run(command, check=True, env={**os.environ, "KERAS_BACKEND": backend})
+        result = np.load(folders[key] / f"{name}.npz")
+        assert result["backend"] == backend
+        return result
+
+    return get
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 @pytest.mark.parametrize("name", ROWS)
-def test_other_backends_give_the_originals_logits(name, backend, tmp_path, golden):
-    result, expected = run_elsewhere(name, backend, tmp_path), golden("logits")
+def test_other_backends_give_the_originals_logits(name, backend, elsewhere, golden):
+    result, expected = elsewhere(name, backend), golden("logits")
     for height, width in SIZES:
         for output in ("logits", "auxiliary"):
             key = f"{height}x{width}/{output}"
@@ -37,8 +60,8 @@ def test_other_backends_give_the_originals_logits(name, backend, tmp_path, golde
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 @pytest.mark.parametrize("name", AUTHORS)
-def test_other_backends_give_the_authors_logits(name, backend, tmp_path, golden):
-    result, expected = run_elsewhere(name, backend, tmp_path), golden("authors")
+def test_other_backends_give_the_authors_logits(name, backend, elsewhere, golden):
+    result, expected = elsewhere(name, backend), golden("authors")
     for height, width in SIZES:
         key = f"{name}/os16/{height}x{width}"
         difference = np.abs(result[f"{height}x{width}/logits"] - expected[key]).max() / expected[f"{key}/std"]
@@ -46,16 +69,6 @@ def test_other_backends_give_the_authors_logits(name, backend, tmp_path, golden)
         assert difference <= 1e-4, key
     labels = kd.segment(authors.drawn(name, output_stride=16), picture(60, 80, seed=0), resize=(120, 90))
     assert np.mean(result["labels"] == labels) >= 0.999
-
-
-def run_elsewhere(name, backend, folder):
-    """What tests/support/backend_logits.py gives in a process with another backend."""
-    pytest.importorskip(backend, reason=f"needs {backend}")
-    command = [sys.executable, SUPPORT / "backend_logits.py", name, folder / "out.npz"]
-    subprocess.run(command, check=True, env={**os.environ, "KERAS_BACKEND": backend})
-    result = np.load(folder / "out.npz")
-    assert result["backend"] == backend
-    return result
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
-"""A network's name in, a label map and logits of its narrow model out. test_backends runs it in another process.
+"""Names of networks in, a label map and logits of each narrow model out. test_backends runs it in another process.
 
-python backend_logits.py ROW OUT.npz, with KERAS_BACKEND set. ROW is a row of OpenMMLab, or one of `authors.NETWORKS`.
+python backend_logits.py FOLDER NAME..., with KERAS_BACKEND set, writes FOLDER/NAME.npz. NAME is a row of OpenMMLab, or one of
+`authors.NETWORKS`.
 """
 
 import sys
@@ -16,14 +17,22 @@ from support.narrow import drawn  # noqa: E402
 
 import keras_deeplab as kd  # noqa: E402
 
-name, path = sys.argv[1:]
-if name in authors.NETWORKS:
+
+def network_of(name):
+    """A model, and the one that gives the logits."""
+    if name not in authors.NETWORKS:
+        model = drawn(name, auxiliary_head=True)
+        return model, model
     model = authors.drawn(name, output_stride=16)
-    network = keras.Model(model.input, {"logits": model.get_layer("logits").input[0]})  # at the head's own stride
-else:
-    model = network = drawn(name, auxiliary_head=True)
-results = {"backend": keras.backend.backend(), "labels": kd.segment(model, picture(60, 80, seed=0), resize=(120, 90))}
-for height, width in SIZES:
-    for output, values in network(images(height, width).astype("float32")).items():
-        results[f"{height}x{width}/{output}"] = sample(keras.ops.convert_to_numpy(values))
-np.savez(path, **results)
+    return model, keras.Model(model.input, {"logits": model.get_layer("logits").input[0]})  # at the head's own stride
+
+
+folder, *names = sys.argv[1:]
+for name in names:
+    model, network = network_of(name)
+    labels = kd.segment(model, picture(60, 80, seed=0), resize=(120, 90))
+    results = {"backend": keras.backend.backend(), "labels": labels}
+    for height, width in SIZES:
+        for output, values in network(images(height, width).astype("float32")).items():
+            results[f"{height}x{width}/{output}"] = sample(keras.ops.convert_to_numpy(values))
+    np.savez(Path(folder, f"{name}.npz"), **results)
