@@ -1,6 +1,6 @@
 """Test settings in, a checked protocol out: whole pictures or sliding windows, and the size of the pictures."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from operator import index
 
 MODES = ("whole", "slide")
@@ -99,6 +99,10 @@ class Protocol:
                 f"`stride` must be at most `crop`: a larger one leaves pixels out between two windows. "
                 f"Received: crop={self.crop}, stride={self.stride}."
             )
+
+    def resized(self, resize):
+        """The protocol with another box, or with None: pictures keep their size."""
+        return replace(self, resize=resize, step=self.step if resize else None)
 
     def to_dict(self):
         """The protocol as a dict of JSON values, which `from_dict` reads."""

@@ -179,6 +179,22 @@ class Resize(argparse.Action):
         setattr(namespace, self.dest, box)
 
 
+def add_resize(arguments):
+    """Adds --resize, the box of a test protocol; `resized` reads it."""
+    arguments.add_argument(
+        "--resize",
+        action=Resize,
+        help="sides in pixels of the box that pictures are resized to fit, or own: their own size; the model's if not given",
+    )
+
+
+def resized(model, resize):
+    """The model, whose protocol now resizes pictures as `--resize` says."""
+    if resize:
+        model.protocol = model.protocol.resized(None if resize == "own" else resize)
+    return model
+
+
 def open_data(options, split, num_classes=None):
     """Opens the labelled pictures that the options of `add_data` name.
 

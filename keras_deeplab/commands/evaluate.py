@@ -11,7 +11,6 @@ errors. For test pictures without labels,
 writes label maps that the data set's server scores.
 """
 
-import dataclasses
 import json
 import math
 import warnings
@@ -28,11 +27,7 @@ def main(argv):
     command_line.add_data(arguments)
     command_line.add_weights(arguments)
     command_line.add_multi_scale_flip(arguments)
-    arguments.add_argument(
-        "--resize",
-        action=command_line.Resize,
-        help="sides in pixels of the box that pictures are resized to fit, or own: their own size; the model's if not given",
-    )
+    command_line.add_resize(arguments)
     arguments.add_argument(
         "--resume", metavar="FILE", help="keep the counts in this file, and continue from it if it exists"
     )
@@ -118,7 +113,7 @@ def score(row, options, protocol):
 def at_own_size(model, protocol):
     """The model; with --resize own its protocol keeps each picture's size, and `protocol` says no more of it."""
     if protocol["resize"] == "own":
-        model.protocol = dataclasses.replace(model.protocol, resize=None)
+        command_line.resized(model, "own")
         protocol["resize"] = None
     return model
 

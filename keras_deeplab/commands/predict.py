@@ -34,6 +34,7 @@ from keras_deeplab.commands.predict_results import (
     end,
     frequent_classes,
     kinds_of,
+    load,
     print_made,
     printable,
 )
@@ -57,6 +58,7 @@ def main(argv):
     arguments.add_argument(
         "--multi-scale-flip", action="store_true", help="average over six sizes, each plain and mirrored"
     )
+    command_line.add_resize(arguments)
     add_kinds(arguments)
     arguments.add_argument(
         "--overwrite", action="store_true", help="begin anew in a folder with results of another model or other options"
@@ -91,7 +93,7 @@ def predict_pictures(options, sources):
     """Writes the results of pictures, a list of `Source`."""
     from keras_deeplab.inference.folders import Progress, cause_of, written
 
-    model = command_line.load(options.row, options.weights, ema=options.ema)
+    model = load(options)
     rows, failed, made = [("picture", "size", "most frequent classes")], [], 0
     of_segment = {"multi_scale_flip": options.multi_scale_flip, "resize": None}
     run = written(
@@ -141,7 +143,7 @@ def are_videos(sources):
 
 def require_kind_of_input(options):
     """Raises `ValueError` for options of pictures with --mosaic, and for options of --mosaic without it."""
-    of_pictures = ["multi_scale_flip", "only_labels", "palette", "overlay", "camera"]
+    of_pictures = ["multi_scale_flip", "resize", "only_labels", "palette", "overlay", "camera"]
     wrong = of_pictures if options.mosaic else ["bands", "stretch", "window"]
     named = [f"--{name.replace('_', '-')}" for name in wrong if getattr(options, name)]
     if named and options.mosaic:

@@ -3,8 +3,7 @@
 import argparse
 import tempfile
 
-from keras_deeplab.commands import command_line
-from keras_deeplab.commands.predict_results import fail
+from keras_deeplab.commands.predict_results import fail, load
 
 
 def parsed(arguments, argv):
@@ -43,7 +42,7 @@ def predict_with_beam(options, of_beam):
     from keras_deeplab.serving.export import MAX_PIXELS, export_saved_model
 
     with tempfile.TemporaryDirectory() as folder:
-        model = command_line.load(options.row, options.weights, ema=options.ema)
+        model = load(options)
         export_saved_model(model, folder, max_pixels=MAX_PIXELS)
         kind = "palette" if options.palette else "grey"
         made, skipped, failed = segment_sources(folder, sources, options.to, kind, options.overwrite, beam_options)

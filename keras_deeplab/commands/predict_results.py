@@ -29,6 +29,11 @@ def add_kinds(arguments):
     )
 
 
+def load(options):
+    """The model that the options name. Its protocol resizes pictures as --resize says."""
+    return command_line.resized(command_line.load(options.row, options.weights, ema=options.ema), options.resize)
+
+
 def kinds_of(options):
     """What to write, of the kinds of `inference.results.KINDS`."""
     is_grey = options.only_labels and not options.palette

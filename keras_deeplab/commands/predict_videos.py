@@ -4,8 +4,7 @@ import functools
 import re
 import time
 
-from keras_deeplab.commands import command_line
-from keras_deeplab.commands.predict_results import end, frequent_classes, kinds_of, print_made, printable
+from keras_deeplab.commands.predict_results import end, frequent_classes, kinds_of, load, print_made, printable
 
 
 def add_camera(arguments):
@@ -35,7 +34,7 @@ def predict_videos(options, sources):
     opened = open_video
     if options.camera is not None:
         opened = functools.partial(lambda _, **of: open_camera(**of), camera=options.camera, seconds=options.seconds)
-    model = command_line.load(options.row, options.weights, ema=options.ema)
+    model = load(options)
     rows, failed, said = [("video", "size", "frames", "a second", "most frequent classes")], [], []
     of_segment = {"multi_scale_flip": options.multi_scale_flip, "resize": None}
     run = written_videos(

@@ -170,7 +170,7 @@ def written(model, sources, to, kinds, overwrite, stop_at_first, devices, option
 
     def write(one):
         if one.error is None:
-            results.write(one.source, one.stamp, Outcome(model, one.data, one.labels, one.scores))
+            results.write(one.source, one.stamp, Outcome(model, one.data, one.labels, one.scores, options["resize"]))
         return one._replace(data=None, scores=None)
 
     with ResultsFolder.opened(to, sources, kinds, of, overwrite) as results, contextlib.ExitStack() as closing:

@@ -38,6 +38,7 @@ class Outcome(NamedTuple):
     picture: np.ndarray
     labels: np.ndarray
     scores: np.ndarray | None
+    resize: tuple[int, int] | None = None  # as of `segment`
 
 
 def _write_grey(outcome, path):
@@ -53,7 +54,7 @@ def _write_overlay(outcome, path):
 
 
 def _write_scores(outcome, path):
-    resized = resized_to_box(outcome.model.protocol, outcome.picture)
+    resized = resized_to_box(protocol_of(outcome.model, outcome.resize), outcome.picture)
     np.savez(path, labels=outcome.labels, scores=outcome.scores, input=resized)
 
 
@@ -67,6 +68,11 @@ MOSAIC_KINDS = {  # the same for rasters, whose outcome is an `inference.rasters
     "labels": (".tif", lambda mosaic, path: mosaic.write_labels(path)),
     "scores": ("_scores.tif", lambda mosaic, path: mosaic.write_scores(path)),
 }
+
+
+def protocol_of(model, resize):
+    """The model's test protocol with the option `resize` of `segment`."""
+    return model.protocol.resized(resize) if resize else model.protocol
 
 
 def identity(model, options, folded=None):
@@ -83,12 +89,11 @@ def identity(model, options, folded=None):
     for weight in folded.get_weights():
         digest.update(np.ascontiguousarray(weight))
     chosen = {key: "box" if value is True else value for key, value in options.items() if value}
-    if "resize" in chosen:
-        chosen["resize"] = sorted(map(int, chosen["resize"]), reverse=True)
+    protocol = protocol_of(model, chosen.pop("resize", None))
     return {
         "model": digest.hexdigest(),
         "row": model.row,
-        "protocol": json.loads(json.dumps(model.protocol.to_dict())),
+        "protocol": json.loads(json.dumps(protocol.to_dict())),
         "options": chosen,
         "backend": keras.backend.backend(),
     }

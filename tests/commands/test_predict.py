@@ -1,6 +1,7 @@
 """The command predict: what it writes for files, folders and lists, what it prints, and its exit status."""
 
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -111,6 +112,51 @@ def test_other_results_are_refused_unless_overwritten(model, tmp_path):
         run(tmp_path / "a.png", tmp_path / "a.png", "--to", tmp_path / "out")
 
 
+@pytest.fixture
+def same_protocol_afterwards(model):
+    yield
+    model.protocol = kd.Protocol("whole")
+
+
+def test_resize_names_another_box_or_none_and_is_part_of_the_record(model, tmp_path, same_protocol_afterwards):
+    image, to = tmp_path / "a.png", tmp_path / "out"
+    write(image, 0)
+    run(image, "--to", to, "--scores", "--resize", 24, 36)
+    assert model.protocol == kd.Protocol("whole", resize=(36, 24))
+    labels, scores = kd.segment(model, image, return_scores=True)
+    assert not np.array_equal(kd.segment(model, image, resize=(40, 30), return_scores=True)[1], scores)
+    written = np.load(to / "a.npz")
+    assert np.array_equal(written["scores"], scores) and np.array_equal(written["labels"], labels)
+    assert written["input"].shape == (24, 32, 3)
+    with pytest.raises(ValueError, match="another protocol.*--overwrite"):
+        run(image, "--to", to, "--scores", "--resize", "own")
+    model.protocol = kd.Protocol("whole")
+    kinds = ["palette", "overlay", "scores"]
+    assert kd.segment_folder(model, image, to, kinds=kinds, resize=(36, 24), progress=False).skipped == 1
+    kd.segment_folder(model, image, tmp_path / "api", kinds=kinds, resize=(36, 24), progress=False)
+    assert np.load(tmp_path / "api" / "a.npz")["input"].shape == (24, 32, 3)
+
+
+def test_resize_own_leaves_the_rest_of_the_protocol():
+    for one, own in (
+        (
+            kd.Protocol("slide", crop=(9, 9), stride=(5, 5), resize=(99, 9)),
+            kd.Protocol("slide", crop=(9, 9), stride=(5, 5)),
+        ),
+        (kd.Protocol("whole", resize=(65, 65), pad=(65, 65), step=16), kd.Protocol("whole", pad=(65, 65))),
+    ):
+        model = types.SimpleNamespace(protocol=one)
+        assert command_line.resized(model, None).protocol == one
+        assert command_line.resized(model, "own").protocol == own
+
+
+@pytest.mark.parametrize("values", [["9"], ["9", "0"], ["9", "9", "9"], ["mine"]])
+def test_a_wrong_box_is_refused(values, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(tmp_path / "a.png", "--to", tmp_path / "out", "--resize", *values)
+    assert "argument --resize: must be" in capsys.readouterr().err
+
+
 def test_mosaics_are_written_as_geotiffs_and_those_that_cannot_be_read_are_listed(model, tmp_path, capsys):
     rasterio = pytest.importorskip("rasterio", reason="needs the extra: rasterio")
     write(tmp_path / "in" / "a.tif", 0)
@@ -138,6 +184,7 @@ def test_mosaics_are_written_as_geotiffs_and_those_that_cannot_be_read_are_liste
     [
         (["--mosaic", "--overlay"], "With --mosaic .*Received: --overlay too"),
         (["--mosaic", "--only-labels", "--multi-scale-flip"], "--multi-scale-flip and --only-labels too"),
+        (["--mosaic", "--resize", "own"], "at the raster's own size. Received: --resize too"),
         (["--bands", "1"], "--bands must come with --mosaic"),
         (["--window", "9", "9"], "--window must come with --mosaic"),
         (["--stretch", "0", "1"], "--stretch must come with --mosaic"),

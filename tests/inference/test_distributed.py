@@ -86,7 +86,7 @@ def picture_bytes(seed):
 def test_results_of_another_model_are_refused_unless_overwritten(model, saved_model, tmp_path):
     (tmp_path / "a.png").write_bytes(picture_bytes(0))
     kd.segment_folder(model, tmp_path / "a.png", tmp_path / "out", resize=(20, 30), progress=False)
-    with pytest.raises(ValueError, match="another options.*overwrite"):
+    with pytest.raises(ValueError, match="another protocol.*overwrite"):
         kd.segment_with_beam(saved_model, tmp_path / "a.png", tmp_path / "out")
 
 

@@ -92,7 +92,7 @@ def test_results_of_another_model_protocol_or_options_are_refused_unless_overwri
     other.protocol = kd.Protocol("slide", crop=(20, 20), stride=(10, 10))
     refused("another protocol", other, *to)
     refused("another options", model, *to, multi_scale_flip=True)
-    refused("another options", model, *to, resize=(40, 30))
+    refused("another protocol", model, *to, resize=(40, 30))
     model.get_layer("decode_head-conv_seg").set_weights([np.zeros((1, 1, 16, 7)), np.arange(7)])
     try:
         refused("another model", model, *to)
