@@ -78,12 +78,42 @@ def test_shifted_maps_follow_the_definition_at_every_stride(size, strides):
     np.testing.assert_allclose(shifted_depthwise_conv2d(x, kernel, 1, strides), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("n, height, width", [(2, 9, 13), (1, 1, 1)])
+def test_the_product_of_a_1x1_kernel_and_its_gradient_equal_the_direct_way(n, height, width):
+    x, kernel = operands(height, width, filters=4, size=1, n=n)
+    with override(conv2d="product"):
+        results = with_gradients(convolution.conv2d, x, kernel, 1)
+    direct = with_gradients(convolution.conv2d, x, kernel, 1)
+    for expected, value in zip(direct, results, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-4 * float(tf.reduce_max(tf.abs(expected))))
+
+
+@pytest.mark.parametrize(
+    "graph_is_for, channels, filters, dtype, expected",
+    [
+        (Purpose.INFERENCE, 1024, 512, "float32", "product"),
+        (Purpose.ANY_PROCESSOR, 512, 1024, "float32", "product"),
+        (Purpose.INFERENCE, 512, 512, "float32", "direct"),  # few weights
+        (Purpose.INFERENCE, 512, 2048, "float32", "direct"),  # the bias and the ReLU of many channels cost more
+        (Purpose.INFERENCE, 1024, 512, "bfloat16", "direct"),
+        (Purpose.TRAINING, 1024, 512, "float32", "direct"),
+        (Purpose.CONVERSION, 1024, 512, "float32", "direct"),
+    ],
+)
+def test_wide_1x1_kernels_are_products_in_inference(graph_is_for, channels, filters, dtype, expected, ways_taken):
+    with purpose(graph_is_for):
+        convolution.conv2d(tf.zeros([1, 2, 3, channels], dtype), tf.zeros([1, 1, channels, filters], dtype))
+    assert ways_taken == [expected]
+
+
 def test_an_unknown_way_is_refused():
-    with pytest.raises(ValueError, match="A way must be one of direct, clipped, winograd, keras. Received: 'wino'"):
+    with pytest.raises(
+        ValueError, match="A way must be one of direct, clipped, winograd, product, keras. Received: 'wino'"
+    ):
         override(conv2d="wino")
 
 
-@pytest.mark.parametrize("way", ["direct", "clipped", "winograd", "keras"])
+@pytest.mark.parametrize("way", CONV2D)
 @pytest.mark.parametrize(
     "name", ["deeplabv3_r18-d8_512x1024_80k_cityscapes", "deeplabv3plus_r50b-d8_769x769_80k_cityscapes"]
 )
