@@ -5,7 +5,6 @@
 grid.png shows pictures with their labels in colour. The exit status is not 0 if there is a fault.
 """
 
-import colorsys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from keras_deeplab.commands import command_line
 
 GRID_PICTURES = 12  # at most
 PRINTED_FAULTS = 50  # at most; further ones are only counted
-TILE_WIDTH = 320  # pixels, of a picture in the grid
+TILE_WIDTH, GAP, NAME_HEIGHT = 320, 12, 20  # pixels: of a picture in the grid, between two, of the name above one
 
 
 def main(argv):
@@ -79,7 +78,7 @@ def main(argv):
 
 
 def grid(pairs, names, classes, label_rule):
-    """Draws evenly chosen pairs, the picture with its labels in colour, three in a row.
+    """Draws evenly chosen pairs, the picture with its labels in the colours of a model of these classes, three in a row.
 
     Args:
         pairs: (picture path, label path) of each pair. Pairs that cannot be read or whose sizes differ are left out.
@@ -90,19 +89,31 @@ def grid(pairs, names, classes, label_rule):
     Returns:
         `PIL.Image.Image`, RGB.
     """
-    from PIL import Image
+    from PIL import Image, ImageDraw, ImageFont
+
+    from keras_deeplab.networks.deeplab import default_palette
 
     names = names or [f"class {i}" for i in range(classes)]
-    colours = palette(classes)
+    colours = default_palette(classes)
     chosen = np.unique(np.linspace(0, len(pairs) - 1, GRID_PICTURES).round().astype(int)) if pairs else []
-    tiles = [tile(*pairs[i], names, colours, label_rule) for i in chosen]
-    tiles = [picture for picture in tiles if picture is not None]
-    height = max((picture.height for picture in tiles), default=TILE_WIDTH)
+    tiles = [(Path(pairs[i][0]).name, tile(*pairs[i], names, colours, label_rule)) for i in chosen]
+    tiles = [(name, picture) for name, picture in tiles if picture is not None]
+    width, height = TILE_WIDTH + GAP, max((picture.height for _, picture in tiles), default=0) + NAME_HEIGHT + GAP
     columns = min(3, max(1, len(tiles)))
-    sheet = Image.new("RGB", (columns * TILE_WIDTH, -(-len(tiles) // columns) * height or height), "white")
-    for i, picture in enumerate(tiles):
-        sheet.paste(picture, (i % columns * TILE_WIDTH, i // columns * height))
+    sheet = Image.new("RGB", (columns * width + GAP, -(-len(tiles) // columns) * height + GAP), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for i, (name, picture) in enumerate(tiles):
+        x, y = GAP + i % columns * width, GAP + i // columns * height
+        draw.text((x, y), shortened(name, font), fill="black", font=font)
+        sheet.paste(picture, (x, y + NAME_HEIGHT))
     return sheet
+
+
+def shortened(name, font):
+    """A name that is no wider than a tile: without its beginning if it is."""
+    if font.getlength(name) <= TILE_WIDTH:
+        return name
+    return "..." + next(name[i:] for i in range(1, len(name) + 1) if font.getlength("..." + name[i:]) <= TILE_WIDTH)
 
 
 def tile(image, label, names, colours, label_rule):
@@ -128,12 +139,6 @@ def tile(image, label, names, colours, label_rule):
     labels = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
     labels = np.where(labels < len(names), labels, IGNORE)  # values that are no class are among the faults already
     return overlay(picture, labels, names, colours)
-
-
-def palette(classes):
-    """A colour for each class: (R, G, B) of 0..255. Neighbours differ: hues are the golden angle (0.618 turns) apart."""
-    rgb = [colorsys.hsv_to_rgb(i * 0.618 % 1, 0.65 + 0.35 * (i % 2), 1 - 0.25 * (i % 3)) for i in range(classes)]
-    return [tuple(round(255 * value) for value in colour) for colour in rgb]
 
 
 if __name__ == "__main__":

@@ -422,7 +422,7 @@ def fit(run, data, options, validation, first):
             run.model.fit(
                 data,
                 steps_per_epoch=run.steps - run.steps_done,
-                callbacks=[progress.Steps(run.steps_done, listeners)],
+                callbacks=[progress.Steps(run, listeners)],
                 shuffle=False,
                 verbose=0,
             )
@@ -461,13 +461,12 @@ def example_pictures(model, pairs, label_rule):
 
     from keras_deeplab.data import pipeline
     from keras_deeplab.inference.segment import segment
-    from keras_deeplab.pictures.draw import padded_palette
+    from keras_deeplab.pictures.draw import label_picture
 
-    colours = np.array(padded_palette(model.palette), np.uint8)
     data = pipeline.evaluation_data(pairs, **label_rule).take(EXAMPLE_PICTURES)
     for i, (image, label) in enumerate(data.as_numpy_iterator()):
         join = np.vstack if image.shape[1] > image.shape[0] else np.hstack  # wide pictures one below the other
-        panels = join([image, colours[label], colours[segment(model, image)]])
+        panels = join([image, *(label_picture(labels, model.palette) for labels in (label, segment(model, image)))])
         yield f"picture, label, prediction/{pairs.stems[i]}", panels
 
 

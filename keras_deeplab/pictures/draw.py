@@ -7,6 +7,7 @@ from keras_deeplab.pictures.read import Picture, read_image
 
 IGNORE = 255  # the label of pixels without a class
 IGNORED_COLOUR = (0, 0, 0)  # of that label
+LEGEND_CLASSES = 20  # at most; smaller ones are one entry, "others"
 
 
 def palette_image(labels: np.ndarray, palette) -> Image.Image:
@@ -50,9 +51,10 @@ def padded_palette(palette):
 
 
 def overlay(picture: Picture, labels: np.ndarray, classes, palette, *, opacity: float = 0.5) -> Image.Image:
-    """Blends the colours of the labels into the picture and adds a legend below it.
+    """Blends the colours of the labels into the picture, edges the regions with them, and adds a legend below.
 
-    The legend has the classes that occur and their share of the pixels, the most frequent class first.
+    The legend has the classes that occur and their share of the pixels, the largest first; beyond 20 they are "others". Its
+    squares have the mean colour that the class has in the blended picture.
 
     Args:
         picture: what `segment` takes: a path, the bytes of a file, a PIL image, or an array (H, W, 3) or (H, W) of 0..255.
@@ -79,15 +81,56 @@ def overlay(picture: Picture, labels: np.ndarray, classes, palette, *, opacity: 
             f"Received: {labels.dtype} of shape {labels.shape}."
         )
     labels = checked_labels(labels, palette)
-    drawing = Image.fromarray(blended(pixels, labels, palette, opacity))
-    counts = np.bincount(labels.ravel(), minlength=256)[: len(classes)]
-    by_frequency = [i for i in np.argsort(-counts, kind="stable") if counts[i]]
-    entries = [(palette[i], f"{classes[i].strip()} {100 * counts[i] / labels.size:.1f}%") for i in by_frequency]
-    key = legend(entries, drawing.width)
-    result = Image.new("RGB", (drawing.width, drawing.height + key.height), "white")
-    result.paste(drawing, (0, 0))
-    result.paste(key, (0, drawing.height))
+    mixed = blended(pixels, labels, palette, opacity)
+    shares = shares_by_area(labels, classes)
+    entries = [(mean_colour(mixed, labels, i), text) for i, text in shares]
+    edged(mixed, labels, palette)
+    height, width = labels.shape
+    key = legend(entries, width, max(12, round((height * width) ** 0.5 / 45)))
+    result = Image.new("RGB", (width, height + key.height), "white")
+    result.paste(Image.fromarray(mixed), (0, 0))
+    result.paste(key, (0, height))
     return result
+
+
+def shares_by_area(labels, classes):
+    """[(number of a class, "name 12.3%")] of the classes in a label map, the largest first; (None, "5 others 1.2%") last."""
+    counts = np.bincount(labels.ravel(), minlength=256)[: len(classes)]
+    order = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
+    shown, others = order[:LEGEND_CLASSES], order[LEGEND_CLASSES:]
+    entries = [(i, f"{classes[i].strip()} {100 * counts[i] / labels.size:.1f}%") for i in shown]
+    if others:
+        entries.append((None, f"{len(others)} others {100 * counts[others].sum() / labels.size:.1f}%"))
+    return entries
+
+
+def mean_colour(pixels, labels, number):
+    """The mean colour of a class, (R, G, B), over a thousand of its pixels or all; None for the number None."""
+    if number is None:
+        return None
+    inside = np.flatnonzero(labels == number)
+    inside = inside[:: max(1, len(inside) // 1000)]
+    return tuple(int(value) for value in np.round(pixels.reshape(-1, 3)[inside].mean(0)))
+
+
+def edged(pixels, labels, palette):
+    """Draws the edge of each region into a picture (H, W, 3) uint8 in the full colour of its class."""
+    width = max(1, round(min(labels.shape) / 500))  # pixels, on either side
+    edge = np.zeros(labels.shape, bool)
+    for along, found in ((labels, edge), (labels.T, edge.T)):
+        differs = along[width:] != along[:-width]
+        found[width:] |= differs
+        found[:-width] |= differs
+    edge &= labels < len(palette)
+    pixels[edge] = np.asarray(padded_palette(palette), np.uint8)[labels[edge]]
+
+
+def label_picture(labels, palette):
+    """A label map in the colours of its classes, (H, W, 3) uint8. Pixels without a class are striped, as no class is."""
+    colours = np.asarray(padded_palette(palette), np.uint8)[labels]
+    y, x = np.nonzero(labels >= len(palette))
+    colours[y, x] = np.where((x + y) // 4 % 2, 170, 220)[:, None]
+    return colours
 
 
 def blended(pixels, labels, palette, opacity=0.5):
@@ -97,17 +140,21 @@ def blended(pixels, labels, palette, opacity=0.5):
     return np.round(mixed).astype(np.uint8)
 
 
-def legend(entries, width):
+def legend(entries, width, size):
     """Draws (colour, text) pairs in lines of `width` pixels, and cuts an entry that is wider than a line.
+
+    Args:
+        entries: pairs; a text with the colour None has no square.
+        width: of a line, in pixels.
+        size: of the text and of the squares, in pixels.
 
     Returns:
         `PIL.Image.Image`, RGB, `width` pixels wide and as high as its lines; of height 0 without entries.
     """
-    size = max(10, min(24, width // 40))  # pixels, of the text and of the coloured squares
     font, gap = ImageFont.load_default(size), size // 2
     x, y, placed = gap, gap, []
     for colour, text in entries:
-        length = int(size + gap + font.getlength(text) + 2 * gap)
+        length = int((0 if colour is None else size + gap) + font.getlength(text) + 2 * gap)
         if x > gap and x + length > width:
             x, y = gap, y + size + gap
         placed.append((x, y, colour, text))
@@ -115,6 +162,8 @@ def legend(entries, width):
     image = Image.new("RGB", (width, y + size + gap if entries else 0), "white")
     draw = ImageDraw.Draw(image)
     for x, y, colour, text in placed:
-        draw.rectangle((x, y, x + size, y + size), fill=tuple(colour), outline="black")
-        draw.text((x + size + gap, y + size / 2), text, fill="black", font=font, anchor="lm")
+        if colour is not None:
+            draw.rectangle((x, y, x + size, y + size), fill=tuple(colour), outline="black")
+            x += size + gap
+        draw.text((x, y + size / 2), text, fill="black", font=font, anchor="lm")
     return image

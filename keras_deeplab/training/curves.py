@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from keras_deeplab.training.keras_hooks import learning_rate_of_step
 
+HEADS = {"logits": "decode head", "auxiliary": "auxiliary head"}
 POINTS_PER_CURVE = 1000  # as many as TensorBoard shows
 LONGEST_SIDE = 1024  # pixels, of a picture in TensorBoard
 
@@ -24,25 +25,31 @@ class Curves:
             import tensorboard  # noqa: F401 (tf.summary needs it)
         except ImportError as error:
             raise ImportError("--tensorboard needs the package tensorboard: pip install tensorboard.") from error
-        self.run, self.losses, self.seconds = run, [], []
+        self.run, self.losses, self.head_losses, self.seconds = run, [], [], []
         self.every = max(1, run.steps // POINTS_PER_CURVE)
         folder = run.folder / "tensorboard"
         remove_events_after(folder, run.steps_done)
         self.writer = tf.summary.create_file_writer(str(folder))
 
     def __call__(self, step, loss, seconds):
-        """Adds a point every `self.every` steps: the mean of the steps since the last point."""
+        """Adds a point every `self.every` steps: the mean of the steps since the last point.
+
+        With an auxiliary head the losses of both heads are added, without the weight that they have in the sum.
+        """
         self.losses.append(loss)
+        self.head_losses.append(self.run.head_losses)
         self.seconds.append(seconds)
         if step % self.every and step != self.run.steps:
             return
         with self.writer.as_default(step):
             tf.summary.scalar("loss", np.mean(self.losses))
+            for name in self.run.head_losses:
+                tf.summary.scalar(f"loss/{HEADS[name]}", np.mean([losses[name] for losses in self.head_losses]))
             tf.summary.scalar("learning rate", learning_rate_of_step(self.run.model.optimizer, step))
             tf.summary.scalar("images per second", self.run.batch / np.mean(self.seconds))
         # Flush before the checkpoint of this step is written: a run that is killed later does not repeat the step.
         self.writer.flush()
-        self.losses, self.seconds = [], []
+        self.losses, self.head_losses, self.seconds = [], [], []
 
     def scores(self, step, scores):
         """Adds the mIoU and each class's IoU of `scores`, which `keras_deeplab.evaluate` returned."""

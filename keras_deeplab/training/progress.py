@@ -10,7 +10,7 @@ import textwrap
 import time
 from collections import deque
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
@@ -42,6 +42,7 @@ class Run:
         steps_done: steps that the run had made when it was stopped, or 0.
         steps: steps of the whole run.
         options: {name: value} of all options that the weights depend on.
+        head_losses: {"logits" or "auxiliary": loss of the last step} of a model with an auxiliary head; empty without one.
     """
 
     model: keras.Model
@@ -52,33 +53,43 @@ class Run:
     steps_done: int
     steps: int
     options: dict
+    head_losses: dict = field(default_factory=dict)
 
 
 class Steps(keras.callbacks.Callback):
     """Calls `listener(step, loss, seconds)` after every step.
 
     The step is counted from 1 over the whole run, the loss is that of this step alone, and the seconds are its duration.
+    `run.head_losses` are of this step too.
 
     Args:
-        steps_done: steps of the run before this `fit`.
+        run: the `Run`.
         listeners: called in this order. The seconds of the next step do not include their time.
     """
 
-    def __init__(self, steps_done, listeners):
+    def __init__(self, run, listeners):
         super().__init__()
-        self.steps_done, self.listeners, self.total = steps_done, listeners, 0.0
+        self.run, self.listeners, self.totals = run, listeners, {}
 
     def on_train_begin(self, logs=None):
         self.since = time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):
-        total = float(logs["loss"]) * (batch + 1)  # logs["loss"] is the mean of the steps since `fit` began
-        loss, self.total = total - self.total, total
+        losses = self.losses_of_step(batch, logs)
+        loss = losses.pop("loss")
+        self.run.head_losses = {name.removesuffix("_loss"): value for name, value in losses.items()}
         seconds = time.monotonic() - self.since
         with without_distribution():
             for listener in self.listeners:
-                listener(self.steps_done + batch + 1, loss, seconds)
+                listener(self.run.steps_done + batch + 1, loss, seconds)
         self.since = time.monotonic()
+
+    def losses_of_step(self, batch, logs):
+        """{name: loss of this step}; the values of `logs` are means of the steps since `fit` began."""
+        totals = {name: float(value) * (batch + 1) for name, value in logs.items() if name.endswith("loss")}
+        losses = {name: total - self.totals.get(name, 0.0) for name, total in totals.items()}
+        self.totals = totals
+        return losses
 
 
 @contextmanager

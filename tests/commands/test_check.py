@@ -6,10 +6,11 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 from support import ROOT
 from support.drawn import picture
 
+import keras_deeplab as kd
 from keras_deeplab.commands import check, command_line
 
 
@@ -36,9 +37,16 @@ def test_it_prints_the_classes_and_draws_a_grid(folders, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "4 pairs, no faults." in out and "road       50.000%" in out and "12.500% of all" in out
     with Image.open(tmp_path / "grid.png") as grid:
-        assert grid.width == 3 * check.TILE_WIDTH and grid.height > 2 * 240
-        left, right = (np.asarray(grid)[120, x] for x in (40, 280))
-    assert not np.array_equal(left, right)
+        assert grid.width == 3 * (check.TILE_WIDTH + check.GAP) + check.GAP and grid.height > 2 * 240
+        pixels = np.asarray(grid).astype(int)
+    x, y = check.GAP, check.GAP + check.NAME_HEIGHT
+    assert (pixels[y - check.NAME_HEIGHT : y, x:][:, : check.TILE_WIDTH] < 128).any()  # the name
+    assert (pixels[:, : check.GAP] == 255).all() and (pixels[:, x + check.TILE_WIDTH :][:, : check.GAP] == 255).all()
+    image = np.asarray(Image.open(folders[0] / "0.png").resize((check.TILE_WIDTH, 240)))
+    colours = kd.DeepLabV3Plus(3, backbone="r18", base_channels=4).palette  # those of a model that is trained on them
+    for column, label in ((40, 0), (280, 1)):
+        expected = (image[120, column] + np.array(colours[label])) / 2
+        assert np.abs(pixels[y + 120, x + column] - expected).max() <= 1
 
 
 def test_faults_are_listed_and_end_in_one_line(folders, tmp_path, capsys):
@@ -53,9 +61,16 @@ def test_faults_are_listed_and_end_in_one_line(folders, tmp_path, capsys):
 def test_the_grid_leaves_out_what_cannot_be_read(folders):
     (folders[0] / "0.png").write_bytes(b"nothing")
     pairs = [(folders[0] / f"{i}.png", folders[1] / f"{i}.png") for i in range(4)]
-    assert check.grid(pairs, None, 3, {}).width == 3 * check.TILE_WIDTH
-    assert check.grid(pairs[:1], None, 3, {"reduce_zero_label": True}).width == check.TILE_WIDTH
-    assert len(set(check.palette(150))) == 150
+    column = check.TILE_WIDTH + check.GAP
+    assert check.grid(pairs, None, 3, {}).width == 3 * column + check.GAP
+    assert check.grid(pairs[:1], None, 3, {"reduce_zero_label": True}).width == column + check.GAP
+
+
+def test_a_long_name_is_cut_at_its_beginning():
+    font = ImageFont.load_default(14)
+    cut = check.shortened("x" * 200 + "_7.png", font)
+    assert cut.startswith("...x") and cut.endswith("x_7.png") and font.getlength(cut) <= check.TILE_WIDTH
+    assert check.shortened("a.png", font) == "a.png"
 
 
 @pytest.mark.parametrize(

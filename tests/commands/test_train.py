@@ -106,6 +106,7 @@ def test_killed_twice_it_ends_with_the_same_weights(here, uninterrupted):
     assert resume.read(to / "best.keras") == resume.read(here / "uninterrupted" / "best.keras")
     if WITH_CURVES:
         assert points(to / "tensorboard", "loss") == list(range(1, 9))
+        assert points(to / "tensorboard", "loss/decode head") == points(to / "tensorboard", "loss/auxiliary head")
         assert points(to / "tensorboard", "mIoU") == points(to / "tensorboard", "IoU/grey") == [3, 6, 8]
         assert points(to / "tensorboard", "picture, label, prediction/9") == [3, 6, 8]
 

@@ -44,12 +44,20 @@ def test_the_files_of_a_step_are_those_of_the_pipelines_batch(pairs):
 
 
 def test_listeners_get_the_loss_of_the_step_and_its_number_in_the_run(pairs):
-    calls, losses = [], [3.0, 1.0, math.inf]
-    callback = progress.Steps(40, [lambda step, loss, seconds: calls.append((step, loss, seconds >= 0))])
+    calls, losses, run = [], [3.0, 1.0, math.inf], run_of(pairs, None, steps_done=40)
+    heads = []
+
+    def listener(step, loss, seconds):
+        calls.append((step, loss, seconds >= 0))
+        heads.append(run.head_losses)
+
+    callback = progress.Steps(run, [listener])
     callback.on_train_begin()
     for i in range(3):
-        callback.on_train_batch_end(i, {"loss": np.float32(np.mean(losses[: i + 1]))})
+        mean = np.float32(np.mean(losses[: i + 1]))
+        callback.on_train_batch_end(i, {"loss": mean, "logits_loss": 2.0 + i, "mIoU": 0.5})
     assert calls == [(41, 3.0, True), (42, 1.0, True), (43, math.inf, True)]
+    assert heads == [{"logits": 2.0}, {"logits": 4.0}, {"logits": 6.0}]  # whose means are 2, 3 and 4
 
 
 LIMIT = "at most 153.8, 100 times that of guessing all classes equally"  # guessing has the loss 1.4 * ln(3)
