@@ -7,7 +7,7 @@ A disc and a ring have a single colour and differ only in their outline.
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 CLASSES = {  # name: colour of the label map
     "background": (68, 76, 92),
@@ -18,7 +18,6 @@ CLASSES = {  # name: colour of the label map
     "ring": (160, 100, 200),
 }
 HEIGHT, WIDTH = 96, 128  # pixels
-PAGE_SCENES, ZOOM, GAP = 4, 2, 12  # scenes on the result page; their magnification; pixels between them
 OVERSAMPLING = 2  # scenes are drawn this many times larger, for smooth edges
 TEXTURES = {  # where the second colour is; u, v in periods
     "stripes": lambda u, v: u % 1 < 0.5,
@@ -106,32 +105,3 @@ def positions(generator, attempts=16):
 def colours(generator):
     """A light and a dark random colour in random order, (2, 3) of 0..255."""
     return generator.permutation([generator.uniform(135, 245, 3), generator.uniform(10, 120, 3)])
-
-
-def page(images, truths, predicted, caption):
-    """Draws the result page: scene, truth and prediction of the first scenes side by side, a legend and a caption below.
-
-    Args:
-        images: (N, HEIGHT, WIDTH, 3) uint8.
-        truths, predicted: label maps, N of (HEIGHT, WIDTH) uint8.
-        caption: one line of text.
-
-    Returns:
-        `PIL.Image.Image`, RGB.
-    """
-    from keras_deeplab.pictures.draw import legend, palette_image  # imports TensorFlow, which --help does without
-
-    palette, width, height = list(CLASSES.values()), ZOOM * WIDTH, ZOOM * HEIGHT
-    key = legend(list(zip(palette, CLASSES, strict=True)), 3 * (width + GAP))
-    sheet = Image.new("RGB", (3 * (width + GAP) + GAP, PAGE_SCENES * (height + GAP) + key.height + 5 * GAP), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
-    for column, (title, arrays) in enumerate({"scene": images, "truth": truths, "prediction": predicted}.items()):
-        left = GAP + column * (width + GAP)
-        draw.text((left, 1.5 * GAP), title, fill="black", font=font, anchor="lm")
-        for row, array in enumerate(arrays[:PAGE_SCENES]):
-            tile = palette_image(array, palette).convert("RGB") if array.ndim == 2 else Image.fromarray(array)
-            tile = tile.resize((width, height), Image.Resampling.NEAREST)
-            sheet.paste(tile, (left, 3 * GAP + row * (height + GAP)))
-    sheet.paste(key, (0, sheet.height - 2 * GAP - key.height))
-    draw.text((GAP, sheet.height - 1.5 * GAP), caption, fill="black", font=font, anchor="lm")
-    return sheet

@@ -257,6 +257,14 @@ def load(row, weights=None, **options):
     return from_preset(row, weights=weights, **options)
 
 
+def title(row, weights):
+    """Which model it is, for a page: the row's full name, and the name of the file of its weights."""
+    from keras_deeplab.catalog import rows
+
+    name = rows.find(row).name
+    return name if weights is None else f"{os.path.basename(weights)}, a {name}"
+
+
 FULL_DISK = "There must be space on the disk of {!r}. Received: a full disk. Free some, and run the command again."
 SYSTEM_ERRORS = {  # {number of an error of the system: what it means for the path of the error}
     errno.EEXIST: "There must be a folder, or nothing yet, at {!r}. Received: a file. Name another folder.",

@@ -103,7 +103,15 @@ def score(row, options, protocol):
     )
     if options.report:
         page = report.write(
-            options.report, row, model, pairs, scores, published_miou, label_rule=label_rule, **protocol
+            options.report,
+            command_line.title(options.row, options.weights),
+            model,
+            pairs,
+            scores,
+            about=f"{scores['images']} pictures of {Path(options.data or options.images).resolve()}",
+            tiles=[] if published_miou is None else [("mIoU published, on its data set", published_miou)],
+            label_rule=label_rule,
+            **protocol,
         )
         print(f"\nwrote {page}")
     for text in dict.fromkeys(str(warning.message) for warning in caught if warning.category is UserWarning):

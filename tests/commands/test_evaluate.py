@@ -5,6 +5,7 @@ import importlib
 import io
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -62,6 +63,8 @@ def test_the_command_prints_and_writes_the_scores(here, tmp_path, capsys):
         page.index("Worst pictures") < page.index("&lt;b&gt;2") < page.index("Best pictures") < page.index("&lt;b&gt;0")
     )
     assert f"<b>{expected['mIoU']:.2f}</b>" in page and "<b>50.28</b>" in page
+    assert f"<title>narrow.pth, a {NAME}</title>" in page and f"3 pictures of {here / 'images'}." in page
+    assert f"by keras_deeplab {kd.__version__}, with Keras" in page and page.count('class="key"') == 3
 
 
 def test_the_confusion_picture_shows_each_label_s_shares():
@@ -72,6 +75,14 @@ def test_the_confusion_picture_shows_each_label_s_shares():
     assert np.array_equal(pixels[:3, :3, 3], alpha) and tuple(pixels[0, 0, :3]) == report.RIGHT
     assert tuple(pixels[0, 1, :3]) == report.WRONG == tuple(pixels[2, 1, :3])
     assert drawing.index("<td>25.0 %</td><td>17.86 %</td>") < drawing.index("<td>25.0 %</td><td>7.14 %</td>")
+    assert re.findall(r">(\d+)</text>", drawing) == ["75", "25", "25", "75"]
+
+
+def test_a_matrix_of_many_classes_has_their_numbers_and_no_shares():
+    model = SimpleNamespace(classes=[f"name {i}" for i in range(31)])
+    drawing = report.confusion(model, np.eye(31, dtype=int) + np.eye(31, k=1, dtype=int))
+    assert re.findall(r">(\d+)</text>", drawing) == ["0", "0", "10", "10", "20", "20", "30", "30"]
+    assert "<td>3 name 3</td><td>4 name 4</td>" in drawing and "by the class's number" in drawing
 
 
 def test_another_protocol_has_no_published_score():

@@ -1,5 +1,7 @@
 """`keras-deeplab quickstart`: its scenes, whose colours say nothing about the classes, its files, and what it learns."""
 
+import base64
+import io
 import os
 import re
 import subprocess
@@ -66,14 +68,15 @@ def test_a_few_steps_write_all_files(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "equal those of segment" in done.stdout and "nearest mean colour" in done.stdout
     assert "keras-deeplab list --backbone mobilenetv2" in done.stdout
-    assert {path.name for path in tmp_path.iterdir()} == {"scenes", "model.keras", "saved_model", "quickstart.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"scenes", "model.keras", "saved_model", "index.html"}
     model = keras.saving.load_model(tmp_path / "model.keras")
     assert model.classes == tuple(scenes.CLASSES) and int(model.optimizer.iterations) == 3
-    labels = kd.segment(model, tmp_path / "scenes" / "held_out" / "images" / "000.png")
-    with Image.open(tmp_path / "quickstart.png") as page:
-        left, top = (2 * (scenes.ZOOM * scenes.WIDTH + scenes.GAP) + scenes.GAP, 3 * scenes.GAP)
-        prediction = np.asarray(page)[top:, left:][: scenes.ZOOM * scenes.HEIGHT, : scenes.ZOOM * scenes.WIDTH]
-    assert np.array_equal(prediction[:: scenes.ZOOM, :: scenes.ZOOM], np.array([*scenes.CLASSES.values()])[labels])
+    page = (tmp_path / "index.html").read_text()
+    assert (tmp_path / "index.html").as_uri() in done.stdout and "mIoU by the nearest mean colour" in page
+    stem, source = re.search(r'<h3>(\d+) .*?alt="label .*?<img src="([^"]+)" alt="prediction"', page).groups()
+    labels = kd.segment(model, tmp_path / "scenes" / "held_out" / "images" / f"{stem}.png")
+    drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
+    assert np.array_equal(drawn, np.array([*scenes.CLASSES.values()])[labels])
 
 
 def test_another_backend_is_one_line(tmp_path):
