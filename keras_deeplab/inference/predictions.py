@@ -16,7 +16,7 @@ def _copies(model, devices):
 
     On several devices each has a copy of the weights.
     """
-    folded = network_of(model).folded  # batch norms are folded here, once for all pictures
+    folded = network_of(model, calls_again=True).folded  # batch norms are folded here, once for all pictures
     if devices is None and keras.backend.backend() == "tensorflow":
         gpus = tf.config.list_logical_devices("GPU")
         devices = [gpu.name for gpu in gpus] if len(gpus) > 1 else None

@@ -83,7 +83,7 @@ def identity(model, options, folded=None):
         options: of `segment`.
         folded: the model without batch norms, if the caller has it.
     """
-    folded = folded or network_of(model).folded
+    folded = folded or network_of(model, calls_again=True).folded
     config = {key: value for key, value in folded.get_config().items() if key not in ("name", "row", "protocol")}
     digest = hashlib.sha256(repr(sorted(config.items())).encode())
     for weight in folded.get_weights():

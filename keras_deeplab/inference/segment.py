@@ -4,8 +4,7 @@ Resizing is linear and separable, and so is averaging overlapping windows. The s
     rows @ scores @ columns.T
 Here `scores` are the network's logits before any resize, with the windows side by side. The two matrices do all that
 follows: they resize the scores to the window's size, put them in the window's place, take the mean where windows overlap,
-mirror them back, and resize them to the picture's size. Label maps are computed in bands of rows, so that the scores of the
-whole picture never are in memory at once.
+mirror them back, and resize them to the picture's size. `inference/label_map.py` does the rest.
 """
 
 import os
@@ -16,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.catalog.protocol import Protocol
+from keras_deeplab.inference.label_map import merge
 from keras_deeplab.keras_tools import Snapshot
 from keras_deeplab.networks.fast.convolution import Purpose, purpose
 from keras_deeplab.networks.fold import fold_norms, refold
@@ -31,7 +31,6 @@ from keras_deeplab.pictures.resize import (
 )
 
 WINDOW_PIXELS = 2 * 1024 * 1024  # pixels in one pass of the network, which has at least one window
-BAND_VALUES = 16 * 1024 * 1024  # scores in memory at once: those of a band, which has at least one row of pixels
 
 
 def segment(
@@ -224,7 +223,8 @@ class Network:
             matrix = tf.TensorSpec([None, None], tf.float32)
             view = tf.TensorSpec([None, None, self.coarse.output_shape[-1]], tf.float32), matrix, matrix
             self._merge_graphs[key] = tf.function(
-                lambda views: merge(views, return_scores, self.threshold), input_signature=[[view] * len(views)]
+                lambda views: merge(views, return_scores, self.threshold, self.graph_is_for),
+                input_signature=[[view] * len(views)],
             )
         return self._merge_graphs[key](views)
 
@@ -410,64 +410,6 @@ def resized_matrix(matrix, size, align_corners):
     """The matrix of two steps: `matrix`, then a bilinear resize of its result to `size`."""
     extent = tf.shape(matrix)[0]
     return tf.cond(tf.equal(extent, size), lambda: matrix, lambda: interpolation(extent, size, align_corners) @ matrix)
-
-
-def combined(scores):
-    """The scores of one view or of several, (height, width, outputs) each, as the scores that decide.
-
-    Logits of a single view stay as they are. Of several views it is the mean of their probabilities. A model with one output
-    has probabilities (sigmoid) in any case. (The original takes the sigmoid a second time for several views, which labels
-    every pixel as class 1.)
-    """
-    probabilities = tf.nn.softmax if scores[0].shape[-1] > 1 else tf.sigmoid
-    if len(scores) == 1:
-        return scores[0] if scores[0].shape[-1] > 1 else probabilities(scores[0])
-    return tf.add_n([probabilities(part) for part in scores]) / len(scores)
-
-
-def labels_of(scores, threshold):
-    """The label map, uint8, of combined scores (..., outputs): the best class, or 1 where one output exceeds `threshold`."""
-    if scores.shape[-1] == 1:
-        return tf.cast(scores[..., 0] > threshold, tf.uint8)
-    return tf.cast(tf.argmax(scores, -1, output_type=tf.int32), tf.uint8)
-
-
-def merge(views, return_scores, threshold=None):
-    """The label map of one or several views of a picture.
-
-    Args:
-        views: a list of (scores, rows, columns), as `Network.view` returns them.
-        return_scores: whether to return scores of all pixels too.
-        threshold: the probability above which the one output of a model means class 1; unused for other models.
-
-    Returns:
-        labels (H, W) uint8, and scores (H, W, classes) float32: logits of a single view, the mean probabilities (softmax) of
-        several. Without `return_scores` they are empty, (0, 0, classes).
-    """
-    height, width = (tf.shape(matrix)[0] for matrix in views[0][1:])
-    classes = views[0][0].shape[-1]
-    band = tf.maximum(BAND_VALUES // (width * classes), 1)  # rows
-    bands = (height + band - 1) // band
-    label_bands = tf.TensorArray(tf.uint8, size=bands, infer_shape=False, element_shape=[None, None])
-    score_bands = tf.TensorArray(tf.float32, size=bands, infer_shape=False, element_shape=[None, None, classes])
-
-    def step(i, label_bands, score_bands):
-        scores = [band_scores(coarse, rows[i * band : (i + 1) * band], columns) for coarse, rows, columns in views]
-        scores = combined(scores)
-        label_bands = label_bands.write(i, labels_of(scores, threshold))
-        return i + 1, label_bands, score_bands.write(i, scores) if return_scores else score_bands
-
-    _, label_bands, score_bands = tf.while_loop(
-        lambda i, *_: i < bands, step, [0, label_bands, score_bands], parallel_iterations=1
-    )
-    return label_bands.concat(), score_bands.concat() if return_scores else tf.zeros([0, 0, classes])
-
-
-def band_scores(coarse, rows, columns):
-    """rows @ coarse @ columns.T for each class: (rows of the band, width, classes)."""
-    h, w, classes = tf.unstack(tf.shape(coarse))
-    scores = tf.reshape(rows @ tf.reshape(coarse, [h, w * classes]), [-1, w, classes])
-    return tf.ensure_shape(columns @ scores, [None, None, coarse.shape[-1]])
 
 
 def extent_of(protocol, height, width, long_side, short_side):

@@ -9,8 +9,9 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from keras_deeplab.inference.label_map import merge
 from keras_deeplab.inference.results import identity
-from keras_deeplab.inference.segment import Network, merge, passes, require_options, require_sizes_of
+from keras_deeplab.inference.segment import Network, passes, require_options, require_sizes_of
 from keras_deeplab.networks.fast.convolution import Purpose
 from keras_deeplab.networks.fold import fold_norms
 from keras_deeplab.pictures.decode import MAX_SIDE, decode_image

@@ -2,13 +2,10 @@
 
 import tensorflow as tf
 
+from keras_deeplab.inference.label_map import BAND_VALUES, band_scores, combined, labels_of
 from keras_deeplab.inference.segment import (
-    BAND_VALUES,
     WINDOW_PIXELS,
-    band_scores,
-    combined,
     extent_of,
-    labels_of,
     pad_with_mean,
     passes,
     resize,
