@@ -150,7 +150,9 @@ def resize_to_a_size(graph, node, *_):
     Resize.version_11(graph, node)
 
 
-ONNX_HANDLERS = {"ResizeBilinear": (resize_to_a_size, [])}  # {TensorFlow operation: (function, its arguments)}
+ONNX_HANDLERS: dict[str, tuple] = {
+    "ResizeBilinear": (resize_to_a_size, [])
+}  # {TensorFlow operation: (function, its arguments)}
 
 
 @contextlib.contextmanager
