@@ -17,6 +17,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "benchmarks")]
 
 import report  # noqa: E402
+from originals import ORIGINALS  # noqa: E402
 
 import keras_deeplab as kd  # noqa: E402
 from keras_deeplab.catalog import rows  # noqa: E402
@@ -222,8 +223,9 @@ def proof(row):
     for entry in found:
         which = "" if entry["row"] == row.name else f" as {entry['row']}, which has the same network and test"
         width = "with an eighth of the channels" if entry["narrow"] else "at full size"
+        original = dict(ORIGINALS.values())[row.source]
         sentences.append(
-            f"- Compared with mmsegmentation 1.2.2 {width}{which}, on {entry['date']}: logits within {entry['logits']:.1e} of "
+            f"- Compared with {original} {width}{which}, on {entry['date']}: logits within {entry['logits']:.1e} of "
             f"their standard deviation, {100 * entry['labels']:.4f} % of the labels equal, mIoU within "
             f"{entry['mIoU difference']:.4f} points."
         )
