@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import threading
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,10 @@ SHARDS = ".predictions.shards"
 ANEW = "begin this one anew (--overwrite, in Python overwrite=True)"
 
 
+# For PNG files. zlib looks for runs alone: two to four times as fast, and smaller where the borders of classes are curved.
+OF_LABEL_MAPS = {"compress_type": zlib.Z_RLE}
+
+
 class Outcome(NamedTuple):
     """What there is to write about a picture."""
 
@@ -42,11 +47,11 @@ class Outcome(NamedTuple):
 
 
 def _write_grey(outcome, path):
-    Image.fromarray(outcome.labels).save(path)
+    Image.fromarray(outcome.labels).save(path, **OF_LABEL_MAPS)
 
 
 def _write_palette(outcome, path):
-    palette_image(outcome.labels, outcome.model.palette).save(path)
+    palette_image(outcome.labels, outcome.model.palette).save(path, **OF_LABEL_MAPS)
 
 
 def _write_overlay(outcome, path):
