@@ -1,7 +1,7 @@
 """Measures time and memory of this package and of the original, side by side in one run.
 
-    python benchmarks/compare.py [LINE...] [--original PYTHON | --before DIR] [--rows ROW...] [--size H W] [--turns N]
-                                 [--json FILE] [--markdown FILE] [--plot DIR]
+    python benchmarks/compare.py [LINE...] [--original PYTHON | --before DIR] [--runtime PYTHON] [--rows ROW...]
+                                 [--size H W] [--turns N] [--json FILE] [--markdown FILE] [--plot DIR]
 
 LINE names what to measure; without a name, all of these:
 
@@ -13,8 +13,11 @@ LINE names what to measure; without a name, all of these:
     memory      peak memory of a pass
     growth      time and memory against picture size, number of classes and batch
     conversion  a released file in, a model out
+    runtimes    logits and requests, beside the same networks in OpenVINO and ONNX Runtime
 
-PYTHON is an interpreter with mmsegmentation (see tests/golden/make_networks.py). Without it only our side is measured.
+PYTHON of --original is an interpreter with mmsegmentation (see tests/golden/make_networks.py), for "runtimes" with onnx too.
+Without it only our side is measured. PYTHON of --runtime is an interpreter with openvino and onnxruntime; without it the line
+"runtimes" is left out. Our own interpreter then needs openvino and tf2onnx.
 
 Each side is a process of its own. They take turns, and only one computes at a time. The original can run in several ways:
 eager or torch.compile, contiguous or channels-last tensors, and for bfloat16 lines float32 or bfloat16. Each way is timed
@@ -61,7 +64,13 @@ ROWS = {
     "memory": ["deeplabv3_r50-d8_512x1024_80k_cityscapes", "deeplabv3plus_r50-d8_512x1024_80k_cityscapes"],
     "growth": ["deeplabv3plus_r50-d8_512x1024_80k_cityscapes"],
     "conversion": ["deeplabv3plus_r101-d8_512x1024_80k_cityscapes"],
+    "runtimes": [
+        f"{network}-d8_512x1024_80k_cityscapes"
+        for network in ("deeplabv3_r50", "deeplabv3plus_r50", "deeplabv3plus_r18")
+    ],
 }
+RUNTIMES = [("OpenVINO", "float32"), ("OpenVINO", "bfloat16"), ("ONNX Runtime", "float32")]
+FILES = {("ours", "OpenVINO"): "ours.xml", ("ours", "ONNX Runtime"): "ours.onnx"}  # the other side has one for both
 PRECISIONS = ("float32", "bfloat16")
 EAGER = [dict(channels_last=last) for last in (False, True)]
 WAYS = [dict(compiled=compiled, **way) for compiled in (False, True) for way in EAGER]
@@ -297,6 +306,65 @@ def conversion(options, rows):
             yield from measure(options, f"from file: {title(row)}", "conversion", job, precisions=PRECISIONS[:1])
 
 
+def runtimes(options, rows):
+    """Our network in TensorFlow beside the original's and ours in other runtimes: logits, and requests."""
+    if not options.runtime:
+        return
+    for row, (kind, words) in itertools.product(rows, {"forward": "logits", "serving": "request"}.items()):
+        size = options.size or find_row(row).crop
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(picture_file(size))
+            folder = Path(options.exports or stack.enter_context(tempfile.TemporaryDirectory()), f"{row} {kind}")
+            export(options, folder, dict(row=row, size=size, to=kind, is_narrow=options.narrow))
+            job = dict(row=row, is_narrow=options.narrow, **(file if kind == "serving" else dict(size=size)))
+            yield from measure_runtimes(options, f"{words}: {title(row, size)}", kind, job, folder, file["picture"])
+
+
+def export(options, folder, job):
+    """Writes our files and the original's into `folder`, unless it has them."""
+    names = {"ours": "ours.onnx", "original": "original.onnx"}
+    commands = {"ours": (sys.executable, "ours.py"), "original": (options.original, "original.py")}
+    folder.mkdir(parents=True, exist_ok=True)
+    for source, (python, script) in commands.items():
+        if python and not Path(folder, names[source]).exists():
+            with contextlib.closing(Worker(python, script)) as worker:
+                worker.ask(make="export", key="export", precision="float32", folder=str(folder), **job)
+
+
+def measure_runtimes(options, line, kind, job, folder, picture):
+    """Yields a line for each file, runtime and precision, beside our network in TensorFlow in the same precision.
+
+    Each side has a process of its own, and all take turns.
+    """
+    sources = ["original", "ours"] if options.original else ["ours"]
+    others = [(source, *runtime) for source, runtime in itertools.product(sources, RUNTIMES)]
+    with contextlib.ExitStack() as stack:
+
+        def worker(*command):
+            return stack.enter_context(contextlib.closing(Worker(*command)))
+
+        made, runs = {}, {}
+        for p in PRECISIONS:
+            runs[p] = worker(sys.executable, "ours.py"), p
+            made[p] = runs[p][0].ask(make=kind, key=p, precision=p, **job)
+        for other in others:
+            source, runtime, p = other
+            file = Path(folder, FILES.get((source, runtime), "original.onnx"))
+            runs[other] = worker(options.runtime, "runtimes.py"), p
+            question = dict(file=str(file), runtime=runtime, precision=p)
+            question |= dict(picture=picture) if kind == "serving" else {}
+            made[other] = runs[other][0].ask(make=kind, key=p, **question)
+        versions = versions_of(*(side for side, _ in runs.values()))
+        seconds = take_turns(options.turns, runs)
+    for other in others:
+        source, runtime, p = other
+        name = f"{line} in {runtime}" if source == "original" else f"{line}, our export in {runtime}"
+        result = {"line": f"{name}, {p}", "precision": p, "versions": versions}
+        for name, key in (("ours", p), ("original", other)):
+            result[name] = {"seconds": seconds[key], "memory": made[key]["memory"], "way": runtime}
+        yield result | {"differs": differs(made[p]["result"], made[other]["result"], exact=p == "float32")}
+
+
 LINES = dict(
     network=network,
     step=step,
@@ -306,6 +374,7 @@ LINES = dict(
     memory=memory,
     growth=growth,
     conversion=conversion,
+    runtimes=runtimes,
 )
 
 
@@ -315,6 +384,10 @@ def main(argv):
         "lines", nargs="*", metavar="LINE", help=f"one or more of {', '.join(LINES)}; all if none is named"
     )
     arguments.add_argument("--original", metavar="PYTHON", help="an interpreter that has mmsegmentation")
+    arguments.add_argument("--runtime", metavar="PYTHON", help="an interpreter that has openvino and onnxruntime")
+    arguments.add_argument(
+        "--exports", metavar="DIR", help='keep the files of the line "runtimes" here, and use those that the folder has'
+    )
     arguments.add_argument(
         "--before", metavar="DIR", help="a checkout of an earlier version, to compare with in place of the original"
     )
@@ -341,6 +414,8 @@ def main(argv):
         raise ValueError(f"--before must be a checkout of keras_deeplab. Received: {options.before}.")
     if options.original and not shutil.which(options.original):
         raise ValueError(f"--original must be an interpreter with mmsegmentation. Received: {options.original}.")
+    if options.runtime and not shutil.which(options.runtime):
+        raise ValueError(f"--runtime must be an interpreter with openvino. Received: {options.runtime}.")
     rows = [find_row(row).name for row in options.rows or ()]
     results_file = Path(options.json) if options.json else None
     if results_file:

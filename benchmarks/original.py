@@ -148,6 +148,33 @@ def folder(row, precision, pictures, to, box, is_narrow=False, key=None):
     return once, {}
 
 
+class Exported(torch.nn.Module):
+    """What `export` writes: normalised pictures in, logits out; or a picture uint8 (1, H, W, 3) in, its label map out."""
+
+    def __init__(self, model, size, to):
+        super().__init__()
+        self.model, self.to, self.metas = model, to, [dict(img_shape=tuple(size))]
+
+    def forward(self, x):
+        if self.to == "forward":
+            return self.model.encode_decode(x, self.metas)
+        x = (x.float() - torch.from_numpy(networks.MEAN)) / torch.from_numpy(networks.STD)
+        return self.model.encode_decode(x.permute(0, 3, 1, 2), self.metas).argmax(1).to(torch.uint8)
+
+
+def export(row, precision, size, folder, to, is_narrow=False, key=None):
+    """Writes original.onnx, for runtimes.py: the network alone (`to` is "forward"), or with all around it ("serving").
+
+    It needs onnx.
+    """
+    _, model = build(row, is_narrow)
+    file, raw = str(Path(folder, "original")), images(*size, 1)
+    x = normalised(raw) if to == "forward" else torch.from_numpy(raw)
+    np.save(f"{file}.npy", x.numpy())
+    torch.onnx.export(Exported(model, size, to).eval(), (x,), f"{file}.onnx", dynamo=False, opset_version=18)
+    return lambda: [0.0], {}
+
+
 def conversion(row, precision, checkpoint, is_narrow=False, key=None):
     """A released file in, a model out, as mmsegmentation's `init_model` loads it."""
     cfg, _ = build(row, is_narrow)
@@ -162,7 +189,14 @@ def conversion(row, precision, checkpoint, is_narrow=False, key=None):
 
 
 MAKERS = dict(
-    forward=forward, product=product, step=step, segment=segment, serving=segment, folder=folder, conversion=conversion
+    forward=forward,
+    product=product,
+    step=step,
+    segment=segment,
+    serving=segment,
+    folder=folder,
+    export=export,
+    conversion=conversion,
 )
 
 

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
 import keras  # noqa: E402
+import numpy as np  # noqa: E402
 from support import narrow  # noqa: E402
 from support.drawn import NARROW, batches, images  # noqa: E402
 from support.torch_files import released  # noqa: E402
@@ -20,6 +21,7 @@ import keras_deeplab as kd  # noqa: E402
 from keras_deeplab import recipes  # noqa: E402
 from keras_deeplab.catalog import rows  # noqa: E402
 from keras_deeplab.networks.backbones import BACKBONES  # noqa: E402
+from keras_deeplab.networks.fast.convolution import Purpose, purpose  # noqa: E402
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
@@ -112,6 +114,33 @@ def serving(row, precision, picture, box, is_narrow=False, key=None):
     return once, {}
 
 
+def export(row, precision, size, folder, to, is_narrow=False, key=None):
+    """Writes ours.xml and ours.onnx, for runtimes.py: the network alone (`to` is "forward") or the whole protocol ("serving").
+
+    It needs openvino and tf2onnx.
+    """
+    import openvino
+    import tensorflow as tf
+    import tf2onnx
+
+    model, file = build(row, precision, is_narrow), str(Path(folder, "ours"))
+    if to == "serving":
+        model.protocol = dataclasses.replace(model.protocol, resize=(max(size), min(size)))
+        kd.export_openvino(model, file, size=size)
+        for ending in ("xml", "bin"):
+            Path(file, f"model.{ending}").replace(f"{file}.{ending}")
+        kd.export_onnx(model, f"{file}.onnx", size=size)
+    else:
+        folded = kd.fold_norms(model)
+        run = tf.function(folded, input_signature=[tf.TensorSpec([1, *size, 3], tf.uint8, name="images")])
+        with purpose(Purpose.CONVERSION):
+            converted = openvino.convert_model(run.get_concrete_function())
+            openvino.save_model(converted, f"{file}.xml", compress_to_fp16=False)
+            tf2onnx.convert.from_function(run, run.input_signature, opset=18, output_path=f"{file}.onnx")
+        np.save(f"{file}.npy", images(*size, 1))
+    return lambda: [0.0], {}
+
+
 def conversion(row, precision, checkpoint, is_narrow=False, key=None):
     """A released file in, a model out. Writes the file first, for the original's side too."""
     model = build(row, precision, is_narrow, auxiliary_head=True)
@@ -121,7 +150,15 @@ def conversion(row, precision, checkpoint, is_narrow=False, key=None):
     return lambda: load(row, weights=checkpoint, auxiliary_head=True).get_layer(classifier).bias.numpy(), {}
 
 
-MAKERS = dict(forward=forward, product=product, step=step, segment=segment, serving=serving, conversion=conversion)
+MAKERS = dict(
+    forward=forward,
+    product=product,
+    step=step,
+    segment=segment,
+    serving=serving,
+    export=export,
+    conversion=conversion,
+)
 
 
 def about():

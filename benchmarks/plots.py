@@ -18,6 +18,7 @@ WIDTH, SHOWN_WIDTH = (
 )  # the plots' own unit, so that 12 of it can be read on a phone; pixels where there is room
 GROUPS = {
     "network": "Logits of a picture",
+    "runtimes": "Logits, beside the original in other runtimes",
     "step": "A training step",
     "segment": "A file in, a label map out",
     "serving": "A request to the SavedModel",
@@ -44,11 +45,21 @@ STYLE = """<style>
 def plot(folder, results):
     """Writes ratios.svg and growth.svg into a folder, each if there are results for it."""
     folder.mkdir(parents=True, exist_ok=True)
-    groups = {title: [line for line in results.get(name, []) if "original" in line] for name, title in GROUPS.items()}
+    groups = {
+        title: [
+            line for line in results.get(name, []) if "original" in line and (name != "runtimes" or is_original(line))
+        ]
+        for name, title in GROUPS.items()
+    }
     if any(groups.values()):
         (folder / "ratios.svg").write_text(ratios({title: lines for title, lines in groups.items() if lines}))
     if results.get("growth"):
         (folder / "growth.svg").write_text(growth(results["growth"]))
+
+
+def is_original(line):
+    """Whether a line of the table of runtimes has logits of the original's network, not of our export."""
+    return line["line"].startswith("logits: ") and ", our export in " not in line["line"]
 
 
 def ratios(groups):

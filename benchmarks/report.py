@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 
 TIMES = ["line", "ours, s", "original, s", "its fastest way", "original / ours", "pair by pair"]
+OTHER = ["ours, s", "other, s", "other / ours", "pair by pair", "ours, MiB", "other, MiB"]
 MEMORY = ["ours, MiB", "original, MiB", "ours / original"]
 HEADS = {name: TIMES for name in ("network", "step", "segment", "serving", "input", "conversion")} | {
     "network": [*TIMES, "matrix product's speed, GFLOP/s", "reached"],
     "memory": ["line", *MEMORY],
     "growth": ["line", "ours, s", "original, s", "original / ours", *MEMORY],
+    "runtimes": ["line", *OTHER],
 }
 
 
@@ -33,6 +35,8 @@ def cells(name, line):
     pairs = "-"
     if theirs:
         pairs = "{:.2f}..{:.2f}".format(*np.quantile(np.divide(theirs["seconds"], ours["seconds"]), [0.25, 0.75]))
+    if name == "runtimes":
+        return [label, *times, ratio, pairs, *memory[:2]]
     roofline = line.get("roofline")
     share = [f"{roofline['peak'] / 1e9:.0f}", f"{roofline['seconds'] / min(ours['seconds']):.0%}"] if roofline else []
     return [label, *times, theirs["way"] if theirs else "-", ratio, pairs, *share]
@@ -125,6 +129,7 @@ def line_of(name, cell):
     label, _, precision = cell["line"].partition(" (")[0].rpartition(", ")
     if precision not in ("float32", "bfloat16"):  # the input pipeline has one line for both
         label, precision = cell["line"], "float32"
+    cell = {head.replace("other", "original"): text for head, text in cell.items()}
     line = {"line": cell["line"], "precision": precision}
     for side in ("ours", "original"):
         if cell.get(f"{side}, s", cell.get(f"{side}, MiB")) != "-":

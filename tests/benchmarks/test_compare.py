@@ -36,6 +36,23 @@ def test_our_side_makes_and_passes(kind, tmp_path):
         assert worker.answer({"run": "a"}, functions, ours.MAKERS, ours.about)["seconds"] > 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["forward", "serving"])
+def test_our_files_give_the_same_in_other_runtimes(kind, tmp_path):
+    for package in ("openvino", "onnxruntime", "tf2onnx"):
+        pytest.importorskip(package, reason="the files of other runtimes are written and run by it")
+    from benchmarks import runtimes
+
+    with compare.picture_file((64, 96)) as file:
+        job = dict(row=ROW, precision="float32", is_narrow=True)
+        ours.export(size=(64, 96), folder=tmp_path, to=kind, **job)
+        expected = ours.MAKERS[kind](**job, **(file if kind == "serving" else dict(size=(64, 96))))[0]()
+        for name, runtime in (("ours.xml", "OpenVINO"), ("ours.onnx", "ONNX Runtime")):
+            picture = dict(picture=file["picture"]) if kind == "serving" else {}
+            run, _ = runtimes.MAKERS[kind](str(tmp_path / name), runtime, "float32", **picture)
+            assert not compare.differs(worker.sampled(expected), worker.sampled(run()), exact=True)
+
+
 def test_arithmetic_counts_only_the_taps_that_lie_on_the_map():
     import keras
 
@@ -94,7 +111,8 @@ def test_results_are_kept_and_the_page_is_filled(monkeypatch, tmp_path, capsys):
 
 def test_the_plots_of_the_docs_are_drawn_from_the_tables_of_the_page(tmp_path):
     results = compare.report.read(PAGE)
-    assert {name for name, lines in results.items() if lines} == set(compare.LINES)
+    # The runtimes have not been measured for the page yet.
+    assert {name for name, lines in results.items() if lines} == set(compare.LINES) - {"runtimes"}
     (line,) = (line for line in results["network"] if line["line"] == "V3+ R-50 512x1024, float32")
     assert (line["ratio"], line["precision"]) == (2.06, "float32")
     assert (line["ours"]["seconds"], line["original"]["seconds"]) == ([1.17], [2.4])
@@ -104,6 +122,24 @@ def test_the_plots_of_the_docs_are_drawn_from_the_tables_of_the_page(tmp_path):
     for name in ("ratios.svg", "growth.svg"):
         assert (tmp_path / name).read_text() == (PAGE.parent / name).read_text(), "run python benchmarks/plots.py"
         ET.parse(tmp_path / name)  # well-formed
+
+
+def test_every_runtime_is_a_side_with_a_line_of_its_own(monkeypatch, tmp_path, capsys):
+    asked = []
+
+    class Side(StandIn):
+        def __init__(self, python, script):
+            super().__init__(1.0)
+            self.makers |= {"export": lambda **options: asked.append(script) or (lambda: [0.0], {})}
+
+    monkeypatch.setattr(compare, "Worker", Side)
+    page = tmp_path / "performance.md"
+    page.write_text("<!-- runtimes -->\n<!-- /runtimes -->\n")
+    run(monkeypatch, ["runtimes", "--original", "python", "--runtime", "python", "--markdown", str(page)])
+    assert asked == ["ours.py", "original.py"] * 2  # for logits and for requests
+    lines = compare.report.read(page)["runtimes"]
+    assert len(lines) == 2 * 2 * len(compare.RUNTIMES) and all(line["ratio"] > 0 for line in lines)
+    assert "request: V3+ R-18 33x41, our export in OpenVINO, bfloat16" in page.read_text()
 
 
 def test_ticks_are_round_numbers_that_stand_apart():
