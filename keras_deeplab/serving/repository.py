@@ -6,8 +6,11 @@ models/
 """
 
 import contextlib
+import os
 import re
 from pathlib import Path
+
+from google.protobuf.text_encoding import CEscape
 
 from keras_deeplab.files import written_whole
 from keras_deeplab.serving.replace import exporting
@@ -113,7 +116,8 @@ def write_configs(folder):
 
 def models_config(folder):
     """The text of models.config: every model in the folder."""
-    names = sorted(path.name for path in folder.iterdir() if versions(path))
+    # A folder may have any name: its quotes and line ends must not end the string.
+    names = sorted(CEscape(os.fsencode(path.name), as_utf8=False) for path in folder.iterdir() if versions(path))
     entries = "".join(MODEL_ENTRY.format(name=name) for name in names)
     return GENERATED_LINE + "model_config_list {\n" + entries + "}\n"
 
