@@ -50,6 +50,7 @@ def test_every_page_with_python_is_run_here():
         "README.md",
         *(f"docs/{name}.md" for name in ("models", "training", "data", "evaluation", "datasets", "serving")),
         *(f"docs/{name}.md" for name in ("scale", "beam", "video", "mosaics")),
+        "docs/triton.md",  # by tests/serving/test_triton.py
     }
     assert {page for page in pages if blocks_of(page)} == tested
 
