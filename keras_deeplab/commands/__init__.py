@@ -18,6 +18,7 @@ VERBS = {  # verb: (module, what it does)
     "export": ("keras_deeplab.commands.export", "write a SavedModel, LiteRT or ONNX file"),
     "convert": ("keras_deeplab.convert.__main__", "convert a released file to Keras and SavedModel, and check both"),
     "prepare": ("keras_deeplab.commands.prepare", "convert a data set's official download for the other verbs"),
+    "demo": ("keras_deeplab.commands.demo", "serve a page on this machine that labels the pictures dropped on it"),
     "cache": ("keras_deeplab.commands.cache", "list, check and remove downloaded weights"),
     "quickstart": ("keras_deeplab.commands.quickstart", "try everything without a download, in about two minutes"),
 }
