@@ -128,6 +128,8 @@ TUTORIALS = {  # each with a file that it leaves
     "segment": "careful/street.png",
     "finetune": "models/mine/1/saved_model.pb",
     "score": "report/index.html",
+    "serve": "models/deeplab/1/saved_model.pb",
+    "million": "labels/a/0.png",
 }
 
 
