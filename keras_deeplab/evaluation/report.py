@@ -200,16 +200,15 @@ def confusion(model, counts):
         for label, prediction in zip(*np.unravel_index(largest, errors.shape), strict=True)
         if errors[label, prediction]
     )
+    by_number = len(names) > MAX_NAMED_CLASSES
     note = (
-        "<p>A row is a label, a column is a prediction. Blue pixels are right, red ones are wrong. A stronger colour is a "
-        "larger share of the row's pixels (its square root). Numbers are these shares in percent.</p>"
-        if len(names) <= MAX_NAMED_CLASSES
-        else "<p>A row is a label, a column is a prediction, both by the class's number. Blue pixels are right, red ones are "
-        "wrong. A stronger colour is a larger share of the row's pixels (its square root).</p>"
+        f"<p>A row is a label, a column is a prediction{', both by number' if by_number else ''}. Blue pixels are right, "
+        "red ones are wrong. A stronger colour is a larger share of the row's pixels (its square root)."
+        f"{'' if by_number else ' Numbers are these shares in percent.'}</p>"
     )
     head = "<tr><th>label</th><th>prediction</th><th>of the label's pixels</th><th>of all pixels</th></tr>"
     matrix = f'<div class="scroll">{matrix_svg(pixels, model.classes, shares)}</div>'
-    return f"{note}{matrix}<h3>Most frequent errors</h3><table>{head}{rows}</table>"
+    return f'{note}{matrix}<h3>Most frequent errors</h3><div class="scroll"><table>{head}{rows}</table></div>'
 
 
 def matrix_svg(pixels, classes, shares):

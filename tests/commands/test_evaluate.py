@@ -82,7 +82,7 @@ def test_a_matrix_of_many_classes_has_their_numbers_and_no_shares():
     model = SimpleNamespace(classes=[f"name {i}" for i in range(31)])
     drawing = report.confusion(model, np.eye(31, dtype=int) + np.eye(31, k=1, dtype=int))
     assert re.findall(r">(\d+)</text>", drawing) == ["0", "0", "10", "10", "20", "20", "30", "30"]
-    assert "<td>3 name 3</td><td>4 name 4</td>" in drawing and "by the class's number" in drawing
+    assert "<td>3 name 3</td><td>4 name 4</td>" in drawing and "both by number" in drawing
 
 
 def test_another_protocol_has_no_published_score():
