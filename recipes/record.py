@@ -252,11 +252,12 @@ def _combined(one_output, weights, *, class_weight, min_kept, avg_non_ignore):
     """The weighted sum of the named losses of one head; a single loss of the weight 1 by itself."""
     from keras_deeplab.training import losses
 
+    exact = {"epsilon": 0.0} if avg_non_ignore else {}  # the sources whose recipes average so add no epsilon
     made = {
         "cross-entropy": lambda: (
             losses.SigmoidCrossEntropy(class_weight, avg_non_ignore=avg_non_ignore)
             if one_output
-            else losses.PixelCrossEntropy(min_kept, class_weight, avg_non_ignore=avg_non_ignore)
+            else losses.PixelCrossEntropy(min_kept, class_weight, avg_non_ignore=avg_non_ignore, **exact)
         ),
         "dice": lambda: losses.DiceLoss(use_sigmoid=one_output),
         "focal": lambda: losses.FocalLoss(class_weight=class_weight),

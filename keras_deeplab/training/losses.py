@@ -89,10 +89,10 @@ def _targets(labels, labelled, logits):
     return positive * ops.cast(labelled[..., None], logits.dtype)
 
 
-def _scaled_to_labelled(losses, labelled):
+def _scaled_to_labelled(losses, labelled, epsilon=EPSILON):
     """`losses`, which are 0 at ignored pixels, scaled so that their mean over all values is one over labelled pixels."""
     count = ops.cast(ops.prod(ops.shape(labelled)), losses.dtype)
-    return losses * (count / (ops.sum(ops.cast(labelled, losses.dtype)) + EPSILON))
+    return losses * ops.divide_no_nan(count, ops.sum(ops.cast(labelled, losses.dtype)) + epsilon)
 
 
 @serializable
@@ -108,6 +108,8 @@ class PixelCrossEntropy(_PixelLoss):
             least about N * min_kept pixels (the original's `thresh`). None (the default): mine by the loss.
         avg_non_ignore: average over the labelled pixels of the batch on a device (the original's `avg_non_ignore`). Default
             False.
+        epsilon: added to the number of pixels that the sum is divided by. Default float32's, as in the original; PyTorch's
+            and TensorFlow's own cross-entropies add none.
         ignore: the label of ignored pixels; default 255.
 
     Call arguments:
@@ -127,12 +129,14 @@ class PixelCrossEntropy(_PixelLoss):
         *,
         thresh=None,
         avg_non_ignore=False,
+        epsilon=EPSILON,
         **kwargs,
     ):
         super().__init__(ignore=ignore, name=name, **kwargs)
         if thresh is not None and min_kept is None:
             raise ValueError(f"`thresh` needs `min_kept`, the pixels per picture to keep. Received: thresh={thresh}.")
         self.min_kept, self.thresh, self.avg_non_ignore = min_kept, thresh, avg_non_ignore
+        self.epsilon = epsilon
         self.class_weight = tuple(class_weight) if class_weight is not None else None
 
     def losses(self, labels, labelled, logits):
@@ -145,10 +149,9 @@ class PixelCrossEntropy(_PixelLoss):
         if self.class_weight is not None:
             weights = weights * ops.take(_class_weights(self, logits), labels)
         if self.avg_non_ignore:
-            return _scaled_to_labelled(losses * weights, labelled)
-        # The original divides by the number of pixels plus float32's epsilon. In float64 the epsilon changes the result.
+            return _scaled_to_labelled(losses * weights, labelled, self.epsilon)
         count = ops.cast(ops.prod(ops.shape(losses)), losses.dtype)
-        return losses * weights * (count / (count + EPSILON))
+        return losses * weights * (count / (count + self.epsilon))  # in float64 the epsilon changes the result
 
     def _hardest(self, losses, labelled):
         """A mask (N, H, W), bool: the N * min_kept pixels of the highest loss; of pixels with equal loss, the first."""
@@ -172,7 +175,7 @@ class PixelCrossEntropy(_PixelLoss):
 
     def get_config(self):
         config = {"min_kept": self.min_kept, "class_weight": self.class_weight}
-        config |= {"thresh": self.thresh, "avg_non_ignore": self.avg_non_ignore}
+        config |= {"thresh": self.thresh, "avg_non_ignore": self.avg_non_ignore, "epsilon": self.epsilon}
         return {**super().get_config(), **config}
 
 

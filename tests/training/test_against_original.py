@@ -54,11 +54,13 @@ def test_training_steps_equal_those_of_torchvisions_script(name, golden, float64
     assert (recipe.learning_rate, recipe.weight_decay) == (rate, decay)
     recipe.compile(model, steps=2 * steps)
     expected = {part: golden("torchvision")[f"train/{name}/{part}"] for part in ("losses", "few", "change")}
+    differences = []
     for (images, labels), loss in zip(
         zip(*batches(steps, 4, *size, model.num_classes), strict=True), expected["losses"], strict=True
     ):
         model.reset_metrics()
-        assert abs(model.train_on_batch(images, labels, return_dict=True)["loss"] - loss) <= 1e-8
+        differences.append(abs(model.train_on_batch(images, labels, return_dict=True)["loss"] - loss))
+    assert differences[0] <= 1e-13 and max(differences) <= 1e-8  # a rounding error grows from step to step
     compare_weights(model, expected)
 
 

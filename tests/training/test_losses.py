@@ -70,3 +70,13 @@ def test_a_deserialized_loss_has_the_same_configuration():
     loss = PixelCrossEntropy(100, (1.0, 2.0))
     copy = keras.losses.deserialize(keras.losses.serialize(loss))
     assert type(copy) is PixelCrossEntropy and copy.get_config() == loss.get_config()
+
+
+def test_a_mean_without_epsilon_is_that_of_the_labelled_pixels_and_0_of_none():
+    logits = np.random.default_rng(0).standard_normal((1, 2, 3, 4))
+    labels = np.array([[[0, 255, 2], [255, 255, 255]]])
+    loss = PixelCrossEntropy(avg_non_ignore=True, epsilon=0.0, dtype="float64")
+    log_softmax = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = -(log_softmax[0, 0, 0, 0] + log_softmax[0, 0, 2, 2]) / 2
+    assert abs(float(loss(labels, logits)) - expected) < 1e-15
+    assert float(loss(np.full_like(labels, 255), logits)) == 0.0
