@@ -16,6 +16,7 @@ import datetime
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -191,6 +192,9 @@ def main():
     arguments.add_argument("--threads", type=int, default=os.cpu_count(), help="number of threads of each side")
     arguments.add_argument("--to", metavar="DIR", default=ROOT / "docs", type=Path, help="folder of the results")
     options = arguments.parse_args()
+    if not shutil.which(options.original):
+        arguments.error(f"--original must be an interpreter that has the original. Received: {options.original}.")
+    rows = rows_of(options.rows, ORIGINALS[options.source][0])
     for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ[name] = str(options.threads)  # PyTorch and TensorFlow read it when they start
     state = options.to / "agreement.json"
@@ -204,7 +208,7 @@ def main():
     ]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
     try:
-        for row in rows_of(options.rows, ORIGINALS[options.source][0]):
+        for row in rows:
             with tempfile.TemporaryDirectory() as folder:
                 entry = entries[row.name, options.narrow] = compare(process, row, Path(folder), options.narrow)
             print(

@@ -32,6 +32,7 @@ LINES = [
     for precision in ("bfloat16", "float32")
 ]
 BATCH = {"forward": 8, "step": 2}  # 2 is what each of the original's GPUs trains on
+PRECISIONS = ("float32", "bfloat16", "exact")
 PASSES = {"forward": 10, "step": 5}  # of one turn
 OURS = {"ours": {}, "untuned": {"XLA_FLAGS": "--xla_gpu_autotune_level=0"}}  # {side: its environment}
 ORIGINAL = {"eager": dict(compiled=False), "compiled": dict(compiled=True)}  # {side: options of its maker}
@@ -95,17 +96,34 @@ def in_words(sides):
     return f"{sides[0].line}, batch {sides[0].job['batch']}: " + "; ".join(times)
 
 
+def line_of(text):
+    """The `type` of LINE."""
+    kind, *rest = text.split(":")
+    if kind not in PASSES or len(rest) != 2 or rest[1] not in PRECISIONS:
+        kinds, precisions = "|".join(PASSES), "|".join(PRECISIONS)
+        raise argparse.ArgumentTypeError(f"must be {kinds}:ROW:{precisions}. Received: {text!r}")
+    return text
+
+
+def batch_of(text):
+    """The `type` of --batch: (kind, number of pictures)."""
+    kind, _, count = text.partition("=")
+    if kind not in BATCH or not count.isdecimal() or int(count) < 1:
+        raise argparse.ArgumentTypeError(f"must be {'|'.join(BATCH)}=N, N 1 or more. Received: {text!r}")
+    return kind, int(count)
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("lines", nargs="*", default=LINES)
-    parser.add_argument("--batch", nargs="+", default=[])
+    parser.add_argument("lines", metavar="LINE", nargs="*", type=line_of, default=LINES)
+    parser.add_argument("--batch", metavar="KIND=N", nargs="+", type=batch_of, default=[])
     parser.add_argument("--size", nargs=2, type=int, default=[512, 1024])
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=600.0)
-    parser.add_argument("--sides", nargs="+", default=[*OURS, *ORIGINAL])
+    parser.add_argument("--sides", nargs="+", choices=[*OURS, *ORIGINAL], default=[*OURS, *ORIGINAL])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
-    options.batch = BATCH | {kind: int(count) for kind, count in (pair.split("=") for pair in options.batch)}
+    options.batch = BATCH | dict(options.batch)
     measured = []
     for line in options.lines:
         sides = ready(line, options)

@@ -7,6 +7,8 @@ Every loss takes labels (N, H, W) or (N, H, W, 1), integer, and logits (N, H, W,
 classes (`out_channels=1`) takes the sigmoid losses; its output is the logit of class 1.
 """
 
+import numbers
+
 import keras
 from keras import ops
 
@@ -117,7 +119,7 @@ class PixelCrossEntropy(_PixelLoss):
         y_pred: logits (N, H, W, classes).
 
     Raises:
-        ValueError: for logits of one class, or labels of another size.
+        ValueError: for an epsilon that is not 0 or more, logits of one class, or labels of another size.
     """
 
     def __init__(
@@ -135,8 +137,10 @@ class PixelCrossEntropy(_PixelLoss):
         super().__init__(ignore=ignore, name=name, **kwargs)
         if thresh is not None and min_kept is None:
             raise ValueError(f"`thresh` needs `min_kept`, the pixels per picture to keep. Received: thresh={thresh}.")
+        if not (isinstance(epsilon, numbers.Real) and epsilon >= 0):
+            raise ValueError(f"`epsilon` must be a number of 0 or more. Received: {epsilon!r}. 0 adds none.")
         self.min_kept, self.thresh, self.avg_non_ignore = min_kept, thresh, avg_non_ignore
-        self.epsilon = epsilon
+        self.epsilon = float(epsilon)
         self.class_weight = tuple(class_weight) if class_weight is not None else None
 
     def losses(self, labels, labelled, logits):

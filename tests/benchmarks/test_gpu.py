@@ -53,3 +53,19 @@ def test_the_table_has_the_ratio_to_our_side_and_the_difference_of_the_results(r
         ("eager", 3),
         ("compiled", 3),
     ]
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["nonsense"], "must be forward|step:ROW:float32|bfloat16|exact. Received: 'nonsense'"),
+        (["forward:row:float16"], "Received: 'forward:row:float16'"),
+        (["--batch", "step"], "must be forward|step=N, N 1 or more. Received: 'step'"),
+        (["--batch", "step=0"], "Received: 'step=0'"),
+        (["--sides", "theirs"], "invalid choice: 'theirs'"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_one_line(arguments, words, capsys):
+    with pytest.raises(SystemExit):
+        gpu.main(arguments)
+    assert words in capsys.readouterr().err

@@ -72,6 +72,12 @@ def test_a_deserialized_loss_has_the_same_configuration():
     assert type(copy) is PixelCrossEntropy and copy.get_config() == loss.get_config()
 
 
+@pytest.mark.parametrize("epsilon", [-1.0, float("nan"), "0", None])
+def test_an_epsilon_that_is_no_number_of_0_or_more_is_refused(epsilon):
+    with pytest.raises(ValueError, match="`epsilon` must be a number of 0 or more. Received: .*. 0 adds none."):
+        PixelCrossEntropy(epsilon=epsilon)
+
+
 def test_a_mean_without_epsilon_is_that_of_the_labelled_pixels_and_0_of_none():
     logits = np.random.default_rng(0).standard_normal((1, 2, 3, 4))
     labels = np.array([[[0, 255, 2], [255, 255, 255]]])
