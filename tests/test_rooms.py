@@ -12,6 +12,7 @@ ROOMS = [  # README and CONTRIBUTING describe them; recipes and convert stand at
     "pictures",
     "keras_tools",
     "files",
+    "progress",
     "networks",
     "zoo",
     "data",
@@ -25,7 +26,7 @@ ROOMS = [  # README and CONTRIBUTING describe them; recipes and convert stand at
     "public",
     "renamed",
 ]
-ALONE = {"catalog", "pictures", "keras_tools", "files"}  # these import nothing of ours at all
+ALONE = {"catalog", "pictures", "keras_tools", "files", "progress"}  # these import nothing of ours at all
 
 
 def room_of(module):

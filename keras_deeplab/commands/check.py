@@ -40,22 +40,21 @@ def main(argv):
         )
     label_rule = command_line.label_rule(options)
 
-    import keras
-
     from keras_deeplab.data import folder, matching
+    from keras_deeplab.progress import Progress
 
     found = matching.match(options.images, options.labels, **command_line.file_names(options))
     names = folder.read_classes(options.images, options.labels)
-    bar = keras.utils.Progbar(len(found.pairs), unit_name="pair")
-    report = folder.check_pairs(
-        found.pairs,
-        options.num_classes,
-        progress=bar.update,
-        problems=found.problems,
-        notes=found.notes,
-        allow_missing_classes=options.allow_missing_classes,
-        **label_rule,
-    )
+    with Progress(len(found.pairs), noun="pairs") as bar:
+        report = folder.check_pairs(
+            found.pairs,
+            options.num_classes,
+            progress=lambda _: bar.add(),
+            problems=found.problems,
+            notes=found.notes,
+            allow_missing_classes=options.allow_missing_classes,
+            **label_rule,
+        )
     problems = list(map(command_line.as_options, report.problems))
     if names is not None and len(names) != options.num_classes:
         problems.append(f"classes.txt names {len(names)} classes, but --num-classes is {options.num_classes}.")

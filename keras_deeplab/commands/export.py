@@ -11,6 +11,8 @@ from pathlib import Path
 
 from keras_deeplab.commands import command_line
 
+CHECKED = "Comparing its label maps with those of segment"
+
 
 def main(argv):
     arguments = command_line.parser("export", __doc__.splitlines()[0])
@@ -67,13 +69,9 @@ def main(argv):
     form = form_of(options)
     refuse_contradictions(options, form)
 
-    import keras
-
-    bar = keras.utils.Progbar(3, unit_name="step")
     model = command_line.load(options.row, options.weights, ema=options.ema)
-    bar.update(1)
-    path, rows = (write_saved_model if form == "SavedModel" else write_converted)(model, form, options, bar)
-    bar.update(3)
+    print(f"Writing the {form} model", flush=True)
+    path, rows = (write_saved_model if form == "SavedModel" else write_converted)(model, form, options)
     command_line.print_table([("check", "result"), *rows, ("written", path)])
 
 
@@ -127,7 +125,7 @@ def refuse_contradictions(options, form):
         find_pairs(folder, options.labels)
 
 
-def write_saved_model(model, form, options, bar):
+def write_saved_model(model, form, options):
     """Writes the SavedModel and compares its labels with those of `segment`, and of a variant with those of float32.
 
     Returns:
@@ -140,7 +138,7 @@ def write_saved_model(model, form, options, bar):
     variant = {key: getattr(options, key) for key in ("palette", "precision", "size", "max_pixels", "multi_scale_flip")}
     with place_of(options) as path:
         with saved_model_in_place_of(model, path, **variant) as (new, _):
-            bar.update(2)
+            print(CHECKED, flush=True)
             served, reference = at_precision(model, options.precision), at_precision(model, "float32")
             if options.palette or (served is reference and not options.size and truth is None):
                 reference = None
@@ -160,7 +158,7 @@ def place_of(options):
     return repository.new_version(options.to, options.name) if options.name else nullcontext(Path(options.to))
 
 
-def write_converted(model, form, options, bar):
+def write_converted(model, form, options):
     """Writes a LiteRT or ONNX file or an OpenVINO model, and compares its labels with those of the float32 model.
 
     Returns:
@@ -184,7 +182,7 @@ def write_converted(model, form, options, bar):
     else:
         path = file = Path(options.to, "model_int8.tflite" if options.int8 else "model_float16.tflite")
         litert_onnx.export_litert(model, path, size=size, calibration=calibration)
-    bar.update(2)
+    print(CHECKED, flush=True)
     labels = verify.labels_of(file, pictures)
     reference = at_precision(model, "float32")
     return path, verify.agreement(reference, pictures, labels, multi_scale_flip=flip, truth=truth)

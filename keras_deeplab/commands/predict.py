@@ -91,7 +91,8 @@ def main(argv):
 
 def predict_pictures(options, sources):
     """Writes the results of pictures, a list of `Source`."""
-    from keras_deeplab.inference.folders import Progress, cause_of, written
+    from keras_deeplab.inference.folders import cause_of, written
+    from keras_deeplab.progress import Progress
 
     model = load(options)
     rows, failed, made = [("picture", "size", "most frequent classes")], [], 0
@@ -100,7 +101,7 @@ def predict_pictures(options, sources):
         model, sources, options.to, kinds_of(options), options.overwrite, options.stop_at_first, None, of_segment
     )
     try:
-        with run as (results, pictures), Progress(len(sources), results.skipped, shown=True) as bar:
+        with run as (results, pictures), Progress(len(sources), results.skipped) as bar:
             for one in pictures:
                 bar.add(failed=one.error is not None)
                 if one.error is not None:

@@ -308,9 +308,8 @@ def check_data(options, classes, first):
     Raises:
         ValueError: if a picture or label map is faulty, or a class occurs in no label map.
     """
-    import keras
-
     from keras_deeplab.data import folder
+    from keras_deeplab.progress import Progress
 
     reports = []
     for pairs, may_lack_classes in ((options.pairs, options.allow_missing_classes), (options.validation, True)):
@@ -320,15 +319,15 @@ def check_data(options, classes, first):
         if first:
             count = min(len(pairs), PAIRS_READ)
             print(f"Checking {count} of {len(pairs)} pictures and label maps", flush=True)
-        bar = keras.utils.Progbar(len(pairs), unit_name="pair", verbose=int(first and sys.stdout.isatty()))
-        report = folder.check_pairs(
-            list(zip(pairs.images, pairs.labels, strict=True)),
-            classes,
-            progress=bar.update,
-            at_most=PAIRS_READ,
-            allow_missing_classes=may_lack_classes,
-            **command_line.label_rule(options),
-        )
+        with Progress(len(pairs), shown=first and sys.stderr.isatty(), noun="pairs") as bar:
+            report = folder.check_pairs(
+                list(zip(pairs.images, pairs.labels, strict=True)),
+                classes,
+                progress=lambda _, bar=bar: bar.add(),
+                at_most=PAIRS_READ,
+                allow_missing_classes=may_lack_classes,
+                **command_line.label_rule(options),
+            )
         if report.problems:
             more = f" Number of faults: {len(report.problems)}." if report.problems[1:] else ""
             raise ValueError(f"{report.problems[0]}{more} `keras-deeplab check` lists them.")

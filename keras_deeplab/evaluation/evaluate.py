@@ -19,6 +19,7 @@ from keras_deeplab.evaluation import metrics
 from keras_deeplab.inference.predictions import predictions
 from keras_deeplab.pictures import labels as label_files
 from keras_deeplab.pictures.read import read_bytes
+from keras_deeplab.progress import Progress
 from keras_deeplab.version import __version__
 
 SAVE_SECONDS = 5  # at least, between two writes of the `resume` file
@@ -59,7 +60,7 @@ def evaluate(
         resume: a file to keep the counts in. If an evaluation was stopped, the next call with the same file continues it.
         devices: names such as "GPU:0". Each device gets a copy of the model and a share of the pictures. By default all
             GPUs. On the TensorFlow backend only.
-        progress: whether to show a progress bar.
+        progress: whether to show how many pictures are done, and their mIoU.
 
     Returns:
         a dict. Its scores are in percent; an undefined mean is NaN, every other undefined score None.
@@ -92,12 +93,12 @@ def evaluate(
         return read_pair(pairs, number, model, reduce_zero_label, label_map)
 
     remaining = range(len(tally.pictures), len(pairs))
-    bar = keras.utils.Progbar(len(pairs), unit_name="picture", stateful_metrics=["mIoU"], verbose=int(progress))
-    with contextlib.closing(predictions(model, load, remaining, devices, **options)) as label_maps:
+    bar = Progress(len(pairs), len(tally.pictures), progress)
+    with bar, contextlib.closing(predictions(model, load, remaining, devices, **options)) as label_maps:
         try:
             for name, truth, predicted in label_maps:
                 tally.add(name, confusion(truth, predicted, model.num_classes))
-                bar.update(len(tally.pictures), [("mIoU", scores(tally.counts)["mIoU"])])
+                bar.add(note=f"mIoU {scores(tally.counts)['mIoU']:.2f}")
         finally:
             tally.save()
     _warn_of_missing_classes(tally.counts, label_map, labelled_classes(model))

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import keras
 import numpy as np
 from PIL import Image
 
@@ -10,6 +9,7 @@ from keras_deeplab.catalog.datasets import DATASETS
 from keras_deeplab.inference.predictions import predictions
 from keras_deeplab.pictures.files import list_files
 from keras_deeplab.pictures.read import read_image
+from keras_deeplab.progress import Progress
 
 SERVERS = {  # data set of the row: the page where label maps are handed in
     "cityscapes": "https://www.cityscapes-dataset.com/submit/",
@@ -75,8 +75,8 @@ def write(model, ids, paths, to, **options):
         if (written := Path(to) / f"{path.stem}.png").exists() and written.samefile(path):
             raise ValueError(f"{path} would be overwritten by its label map. Name a folder without the pictures.")
     Path(to).mkdir(parents=True, exist_ok=True)
-    bar = keras.utils.Progbar(len(paths), unit_name="picture")
     label_maps = predictions(model, lambda path: (path.stem, read_image(path), None), paths, **options)
-    for i, (name, _, labels) in enumerate(label_maps):
-        Image.fromarray(ids[labels]).save(Path(to) / f"{name}.png")
-        bar.update(i + 1)
+    with Progress(len(paths)) as bar:
+        for name, _, labels in label_maps:
+            Image.fromarray(ids[labels]).save(Path(to) / f"{name}.png")
+            bar.add()

@@ -5,12 +5,9 @@ the number of pictures. The network gets one picture at a time: a batch is compu
 bits.
 """
 
-import collections
 import contextlib
 import functools
 import os
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -24,10 +21,10 @@ from keras_deeplab.inference.segment import merged, network_of, require_options,
 from keras_deeplab.inference.sources import Source, find_pictures, is_video
 from keras_deeplab.pictures.addresses import is_address, read_address
 from keras_deeplab.pictures.read import read_image
+from keras_deeplab.progress import Progress
 
 READERS = 4  # threads that fetch the bytes of files, which wait for a disk or a network
 WORKERS = max(1, min(8, (os.cpu_count() or 1) // 2))  # threads that decode, and as many that encode
-RATE_OF = 50  # latest pictures whose rate the progress bar shows
 FAULTS_OF_PICTURES = (ValueError, OSError, MemoryError, tf.errors.OpError)  # the next picture may be right
 
 Inputs = str | os.PathLike | Sequence[str | os.PathLike]
@@ -282,67 +279,3 @@ def _bytes_of(place):
 def _decoded(one):
     """The bytes of a file decoded."""
     return one._replace(data=read_image(one.data))
-
-
-class Progress:
-    """A line on standard error: how many pictures are done, how many a second, the time to go. Written over on a terminal, and
-    every half a minute elsewhere.
-
-    Args:
-        total: the number of pictures, or None if it is not known.
-        done: how many were done before.
-        shown: whether to show anything.
-        before: text before the numbers.
-        noun: what is counted.
-    """
-
-    def __init__(self, total, done, shown, before="", noun="pictures"):
-        self.total, self.done, self.failed, self.shown = total, done, 0, shown
-        self.before, self.noun = before, noun
-        self.is_terminal = shown and sys.stderr.isatty()
-        self.times = collections.deque(maxlen=RATE_OF + 1)
-        self.printed = 0.0
-
-    def __enter__(self):
-        self.times.append(time.monotonic())
-        self.printed = self.times[0]
-        return self
-
-    def __exit__(self, *_):
-        if self.shown:
-            print(f"\r{self.line()}\033[K" if self.is_terminal else self.line(), file=sys.stderr, flush=True)
-
-    def add(self, failed=False):
-        """Counts a picture."""
-        self.done += 1
-        self.failed += failed
-        self.times.append(time.monotonic())
-        if self.shown and self.times[-1] - self.printed >= (0.2 if self.is_terminal else 30):
-            self.printed = self.times[-1]
-            print(
-                f"\r{self.line()}\033[K" if self.is_terminal else self.line() + "\n",
-                end="",
-                file=sys.stderr,
-                flush=True,
-            )
-
-    def line(self):
-        """The line, such as "12/2000 pictures, 3.1 a second, 10:41 to go, 1 failed"."""
-        of_total = "" if self.total is None else f"/{self.total}"
-        parts = [f"{self.before}{self.done}{of_total} {self.noun}"]
-        seconds = self.times[-1] - self.times[0]
-        if len(self.times) > 1 and seconds > 0:
-            rate = (len(self.times) - 1) / seconds
-            parts.append(f"{rate:.3g} a second")
-            if (left := (self.total or 0) - self.done) > 0:
-                parts.append(f"{clock(left / rate)} to go")
-        if self.failed:
-            parts.append(f"{self.failed} failed")
-        return ", ".join(parts)
-
-
-def clock(seconds):
-    """Seconds as h:mm:ss or m:ss."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

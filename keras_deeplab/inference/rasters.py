@@ -22,13 +22,14 @@ import tensorflow as tf
 from keras_deeplab.catalog.datasets import IGNORE
 from keras_deeplab.catalog.protocol import Protocol
 from keras_deeplab.files import written_whole
-from keras_deeplab.inference.folders import Progress, cause_of
+from keras_deeplab.inference.folders import cause_of
 from keras_deeplab.inference.predictions import prefetch_map
 from keras_deeplab.inference.results import MOSAIC_KINDS, ResultsFolder, identity, stamp_of
 from keras_deeplab.inference.segment import WINDOW_PIXELS, network_of, placement, window_starts
 from keras_deeplab.inference.sources import find_pictures, real_path
 from keras_deeplab.pictures import rasters
 from keras_deeplab.pictures.addresses import is_address
+from keras_deeplab.progress import Progress
 
 OPEN = ".mosaics"  # folder, among the results, of what is computed of unfinished rasters
 SIDE = 1024  # pixels, of windows where the protocol says nothing of sizes

@@ -21,13 +21,14 @@ from typing import IO, Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_deeplab.inference.folders import WORKERS, Progress, Segmented, cause_of, labelled
+from keras_deeplab.inference.folders import WORKERS, Segmented, cause_of, labelled
 from keras_deeplab.inference.predictions import prefetch_map
 from keras_deeplab.inference.results import KINDS, Outcome, ResultsFolder, identity, stamp_of
 from keras_deeplab.inference.segment import require_options
 from keras_deeplab.inference.sources import Source
 from keras_deeplab.pictures.addresses import TIMEOUT, is_address, local_path, open_address, scheme_of
 from keras_deeplab.pictures.draw import blended
+from keras_deeplab.progress import Progress
 
 TIMES = "frames.csv"  # in the folder of label maps: the time of each
 FRAME = "{:06}.png"

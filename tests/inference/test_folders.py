@@ -23,7 +23,7 @@ from support.many_pictures import assert_all_equal, labels_in, names_in, write_p
 import keras_deeplab as kd
 from keras_deeplab.files import InUseError, locked
 from keras_deeplab.inference import folders, results
-from keras_deeplab.inference.folders import WORKERS, Progress, clock
+from keras_deeplab.inference.folders import WORKERS
 from keras_deeplab.inference.sources import find_pictures
 
 VIEWS_OF = folders.views_of
@@ -225,17 +225,6 @@ def test_a_model_option_or_kind_that_is_wrong_is_refused_before_anything_is_writ
         with pytest.raises(ValueError, match="Received"):
             kd.segment_folder(model, tmp_path / "a.png", tmp_path / "out", progress=False, **options)
     assert not (tmp_path / "out").exists()
-
-
-def test_the_line_says_rate_and_time_to_go(capsys, monkeypatch):
-    now = iter(np.arange(0, 1000, 0.25))
-    monkeypatch.setattr(time, "monotonic", lambda: next(now))
-    with Progress(total=2000, done=100, shown=True) as bar:
-        for i in range(200):
-            bar.add(failed=i == 7)
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and lines[-1] == "300/2000 pictures, 4 a second, 7:05 to go, 1 failed"
-    assert clock(3725.4) == "1:02:05"
 
 
 @pytest.fixture

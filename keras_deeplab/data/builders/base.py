@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
 
-import keras
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
@@ -31,6 +30,7 @@ from keras_deeplab.data.builders.archives import Source
 from keras_deeplab.data.builders.files import Files, filled
 from keras_deeplab.files import locked, written_whole
 from keras_deeplab.pictures.exif import swaps_sides
+from keras_deeplab.progress import Progress
 
 # What errors of a full disk say: the system's, and that of TFDS.
 FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "Not enough disk space")
@@ -294,16 +294,19 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {split: self._generate_examples(split_tasks) for split, split_tasks in tasks.items()}
 
     def _generate_examples(self, converted):
-        bar = keras.utils.Progbar(len(converted), unit_name="picture")
-        for picture, result in converted:
-            bar.add(1)
-            try:
-                examples = stored_examples(result)
-            except (zipfile.BadZipFile, zlib.error, EOFError):  # a computer that stopped can leave a damaged file
-                convert(type(self), self.chosen, (picture, result))
-                examples = stored_examples(result)
-            for name, image, label in examples:
-                yield name, {"image": picture.image.read() if image is None else image, "label": label, "name": name}
+        with Progress(len(converted), before="written: ") as bar:
+            for picture, result in converted:
+                bar.add()
+                try:
+                    examples = stored_examples(result)
+                except (zipfile.BadZipFile, zlib.error, EOFError):  # a computer that stopped can leave a damaged file
+                    convert(type(self), self.chosen, (picture, result))
+                    examples = stored_examples(result)
+                for name, image, label in examples:
+                    yield (
+                        name,
+                        {"image": picture.image.read() if image is None else image, "label": label, "name": name},
+                    )
 
     def _log_download_bytes(self):
         """Prints nothing. TFDS would announce sizes of downloads, but there is no download and the sizes are unknown."""
@@ -315,10 +318,9 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         pending = [(picture, result) for picture, result in tasks if not result.exists()]
         for folder in {result.parent for _, result in pending}:
             folder.mkdir(parents=True, exist_ok=True)
-        bar = keras.utils.Progbar(len(tasks), unit_name="picture")
-        bar.update(len(tasks) - len(pending), finalize=not pending)
-        for _ in self._run(functools.partial(convert, type(self), self.chosen), pending):
-            bar.add(1)
+        with Progress(len(tasks), len(tasks) - len(pending), before="converted: ") as bar:
+            for _ in self._run(functools.partial(convert, type(self), self.chosen), pending):
+                bar.add()
 
     def _run(self, task, items):
         """`map(task, items)`, in several processes if `self.processes` and the number of items allow."""
