@@ -1,13 +1,15 @@
 """Compares logits, label maps, mIoU and time with the original, for the named rows or for all of a source.
 
-    python benchmarks/agreement.py --original PYTHON [--source SOURCE] [--narrow] [ROW ...]
+    python benchmarks/agreement.py --original PYTHON [--source SOURCE] [--narrow] [--float64] [ROW ...]
 
 PYTHON is an interpreter that has the original of SOURCE: "openmmlab" (the default), "authors" or "torchvision"; the module of
 benchmarks/originals of this name says what it needs. It builds each row's network from the original's own code with random
 weights, writes them to a file, and segments synthetic pictures. This process reads the file by `from_preset` and does the
 same. --narrow, of OpenMMLab's rows, takes an eighth of the channels: all rows in minutes. Rows with the same network and test
-protocol are compared once. Writes docs/agreement.json, which keeps the results of earlier runs for other rows, and the table
-docs/agreement.md.
+protocol are compared once. --float64 computes our labels in float64 too and prints on how many pixels each side's float32
+labels differ from them, which tells rounding from a fault.
+
+Writes docs/agreement.json, which keeps the results of earlier runs for other rows, and the table docs/agreement.md.
 """
 
 import argparse
@@ -98,7 +100,7 @@ def run_original(process, row, folder):
     return folder / weights
 
 
-def compare(process, row, folder, narrow):
+def compare(process, row, folder, narrow, float64=False):
     """Compares one row; returns its entry of agreement.json."""
     import keras_deeplab as kd
 
@@ -108,15 +110,22 @@ def compare(process, row, folder, narrow):
         Image.fromarray(picture(*size, seed=i)).save(folder / "images" / f"{i}.png")
     weights = run_original(process, row, folder)
     theirs = json.loads((folder / "scores.json").read_text())
-    model = getattr(kd, row.class_name).from_preset(row.name, weights=weights)
+    cls = getattr(kd, row.class_name)
+    model = cls.from_preset(row.name, weights=weights)
     logits, expected = np.asarray(model(np.load(folder / "noise.npy"))), np.load(folder / "logits.npy")
-    seconds, equal, pixels = [], 0, 0
-    for i in range(len(sizes)):
+    images = [folder / "images" / f"{i}.png" for i in range(len(sizes))]
+    found = [np.asarray(Image.open(folder / "found" / image.name)) for image in images]
+    labels, seconds = [], []
+    for image in images:
         start = time.perf_counter()
-        labels = kd.segment(model, folder / "images" / f"{i}.png")
+        labels.append(kd.segment(model, image))
         seconds.append(time.perf_counter() - start)
-        equal += int((labels == np.asarray(Image.open(folder / "found" / f"{i}.png"))).sum())
-        pixels += labels.size
+    if float64:
+        exact = cls.from_preset(row.name, weights=weights, dtype="float64")
+        exact = [kd.segment(exact, image) for image in images]
+        sides = {"original": found, "ours": labels}
+        counts = ", ".join(f"{name} {unequal(maps, exact)}" for name, maps in sides.items())
+        print(f"{row.name}: pixels whose label is not that of our float64: {counts}", flush=True)
     no_class = bool(row.protocol.step)  # the authors' rows of ADE20K have an output for pixels of no class
     ours = kd.evaluate(model, folder / "images", folder / "labels", reduce_zero_label=no_class, progress=False)
     if [value is None for value in ours["IoU"]] != [value is None for value in theirs["IoU"]]:
@@ -126,7 +135,7 @@ def compare(process, row, folder, narrow):
         "row": row.name,
         "narrow": narrow,
         "logits": float(np.abs(logits - expected).max() / expected.std()),
-        "labels": equal / pixels,
+        "labels": 1 - unequal(labels, found) / sum(array.size for array in found),
         "mIoU": theirs["mIoU"],
         **{f"{name} difference": abs(ours[name] - theirs[name]) for name in MEANS},
         "IoU difference": 100 * max(iou_differences),
@@ -135,6 +144,11 @@ def compare(process, row, folder, narrow):
         "threads": int(os.environ["OMP_NUM_THREADS"]),
         "date": datetime.date.today().isoformat(),
     }
+
+
+def unequal(maps, others):
+    """The number of pixels whose labels differ."""
+    return sum(int((one != other).sum()) for one, other in zip(maps, others, strict=True))
 
 
 def page(entries):
@@ -189,6 +203,7 @@ def main():
     arguments.add_argument("--original", metavar="PYTHON", required=True, help="an interpreter that has the original")
     arguments.add_argument("--source", choices=ORIGINALS, default="openmmlab", help="of the rows")
     arguments.add_argument("--narrow", action="store_true", help="an eighth of the channels")
+    arguments.add_argument("--float64", action="store_true", help="compare both sides with our float64 too")
     arguments.add_argument("--threads", type=int, default=os.cpu_count(), help="number of threads of each side")
     arguments.add_argument("--to", metavar="DIR", default=ROOT / "docs", type=Path, help="folder of the results")
     options = arguments.parse_args()
@@ -210,7 +225,9 @@ def main():
     try:
         for row in rows:
             with tempfile.TemporaryDirectory() as folder:
-                entry = entries[row.name, options.narrow] = compare(process, row, Path(folder), options.narrow)
+                entry = entries[row.name, options.narrow] = compare(
+                    process, row, Path(folder), options.narrow, options.float64
+                )
             print(
                 f"{row.name}: logits {entry['logits']:.1e}, labels {100 * entry['labels']:.4f} %, mIoU "
                 f"{entry['mIoU']:.2f} differs by {entry['mIoU difference']:.4f}, {entry['original seconds']:.1f} s, "
