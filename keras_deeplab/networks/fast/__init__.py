@@ -6,7 +6,7 @@ The models reach all of them through `convolution.py`; only the layers in `folde
 |---|---|
 | convolution.py | `conv2d` and `depthwise_conv2d`, the purpose of a graph, and the choice of the way to compute |
 | clipped.py | atrous convolution as one matrix product for each tap, without products with the padding |
-| winograd.py | 3x3 convolution with a quarter of the multiplications |
+| winograd.py | 3x3 convolution with a quarter of the multiplications, four ninths in bfloat16 |
 | strided.py | 1x1 convolution of every second pixel, with a gradient that corrupts no memory |
 | interleaved.py | atrous depthwise convolution as a plain one on grids of every `rate`-th pixel |
 | shifted.py | depthwise convolution as a sum of shifted maps, for XLA |

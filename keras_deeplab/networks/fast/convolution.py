@@ -85,6 +85,7 @@ def conv2d(x, kernel, rate=1):
     |--------|------|----------|------------------------------------------------------------------------------------|
     | CPU    | any  | winograd | inference in float32 where it needs the fewest operations: layers with many        |
     |        |      |          | channels, at rates that are small in comparison with the map                       |
+    | CPU    | any  | winograd | inference in bfloat16 on AVX512 without AMX, under the same condition              |
     | CPU    | any  | product  | inference in float32 with a 1x1 kernel of many channels: oneDNN's matrix product   |
     |        |      |          | packs the weights for the processor's cache, its convolution reads them as they    |
     |        |      |          | lie in the variable, and takes 1.1 to 1.7 times as long                            |
@@ -206,10 +207,11 @@ def _fastest_conv2d(x, kernel, rate):
             return in_shared_function(clipped_conv2d, x, kernel, rate)
         return CONV2D[plain_way](x, kernel, rate)
 
-    if not inference or processor.has_gpu() or x.dtype != tf.float32 or tuple(kernel.shape[:2]) != (3, 3):
+    if not _winograd_suits(x.dtype.name) or tuple(kernel.shape[:2]) != (3, 3):
         return plain_conv2d()
     n, height, width, _ = ops.shape(x)
-    products = n * _pixels_reached(height, rate, plain_way) * _pixels_reached(width, rate, plain_way)
+    skips = plain_way != "direct" or processor.direct_atrous_convolution_skips_padding(x.dtype.name)
+    products = n * _pixels_reached(height, rate, skips) * _pixels_reached(width, rate, skips)
     pays = winograd_pays(x, kernel, rate, products=products)
     if isinstance(pays, bool):
         return winograd_conv2d(x, kernel, rate) if pays else plain_conv2d()
@@ -241,11 +243,21 @@ def _plain_way(x, kernel, rate):
     return "clipped" if clipping_pays else "direct"
 
 
-def _pixels_reached(side, rate, way):
-    """How many pixels along an axis the three taps reach together; the direct way also reaches for those of the padding."""
+def _winograd_suits(dtype):
+    """Whether Winograd's way may be taken: for inference on a CPU, in bfloat16 on this one if it has no AMX."""
+    graph_is_for = _purpose.get()
+    if processor.has_gpu() or graph_is_for not in (Purpose.INFERENCE, Purpose.ANY_PROCESSOR):
+        return False
+    if dtype == "bfloat16":
+        return graph_is_for is Purpose.INFERENCE and processor.multiplies_bfloat16_without_amx()
+    return dtype == "float32"
+
+
+def _pixels_reached(side, rate, skips_padding):
+    """How many pixels along an axis the three taps reach together, with those of the padding unless they are skipped."""
     import tensorflow as tf
 
-    skipped = 0 if way == "direct" else min(rate, side) if isinstance(side, int) else tf.minimum(rate, side)
+    skipped = 0 if not skips_padding else min(rate, side) if isinstance(side, int) else tf.minimum(rate, side)
     return 3 * side - 2 * skipped  # the middle tap reaches the whole side
 
 

@@ -29,15 +29,19 @@ def direct_atrous_convolution_has_gradient(dtype):
     return True
 
 
-@cache
 def direct_atrous_convolution_skips_padding(dtype):
-    """Whether TensorFlow's dilated convolution leaves out the products with the padding.
+    """Whether TensorFlow's dilated convolution leaves out the products with the padding, as oneDNN does on such processors."""
+    return dtype == "bfloat16" and multiplies_bfloat16_without_amx()
 
-    oneDNN does so in bfloat16 on processors with AVX512 and without AMX. Linux tells the processor's features in
-    /proc/cpuinfo; on other systems the answer is False.
+
+@cache
+def multiplies_bfloat16_without_amx():
+    """Whether the processor has AVX512-BF16 and no AMX, whose products of matrices are several times as fast.
+
+    Linux tells the processor's features in /proc/cpuinfo; on other systems the answer is False.
     """
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
-    return dtype == "bfloat16" and "avx512_bf16" in flags and "amx_bf16" not in flags
+    return "avx512_bf16" in flags and "amx_bf16" not in flags
