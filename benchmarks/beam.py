@@ -2,10 +2,10 @@
 
     python benchmarks/beam.py [--processes N] [--pictures FEW MANY] [--turns N] [--row ROW] [--size H W]
 
-Compares three ways to label a folder of JPEG files, in turns: one process of `segment_folder`; N processes of it, each with a
-share of the pictures; and Beam's own runner with N worker processes, from a SavedModel that was exported before. Each runs FEW and
-MANY pictures, in new processes. The difference of the two times is the time of MANY - FEW pictures; what is left of the time of
-FEW is the start: imports, the model, and Beam's pipeline. All write palette PNG files. The weights are drawn.
+Compares three ways to label a folder of JPEG files, in turns: one process of `segment_folder`; N processes of it, each with
+a share of the pictures; and Beam's own runner with N worker processes, from a SavedModel that was exported before. Each runs
+FEW and MANY pictures, in new processes. The difference of the two times is that of MANY - FEW pictures. What is left of the
+time of FEW is the start: imports, the model, and Beam's pipeline. All write palette PNG files. The weights are drawn.
 """
 
 import argparse
@@ -57,7 +57,9 @@ def main():
             return [(FOLDER, scratch / "model.keras", names, scratch / f"out{i}") for i, names in enumerate(lists)]
 
         def beam(count):
-            return [(BEAM, scratch / "saved_model", list_of(scratch, range(count)), scratch / "beam", options.processes)]
+            return [
+                (BEAM, scratch / "saved_model", list_of(scratch, range(count)), scratch / "beam", options.processes)
+            ]
 
         ways = {
             "folder, one process": lambda count: folder(count, 1),

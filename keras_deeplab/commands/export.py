@@ -39,6 +39,11 @@ def main(argv):
         help="refuse larger pictures (default 67108864)",
     )
     arguments.add_argument(
+        "--this-processor",
+        action="store_true",
+        help="use what is fast on this machine's processor and may be slow on others",
+    )
+    arguments.add_argument(
         "--palette", action="store_true", help="return label maps in RGB colours in place of class ids"
     )
     command_line.add_multi_scale_flip(arguments)
@@ -95,6 +100,7 @@ def refuse_contradictions(options, form):
         "--max-pixels": (options.max_pixels, ("SavedModel",)),
         "--palette": (options.palette, ("SavedModel",)),
         "--multi-scale-flip": (options.multi_scale_flip, ("SavedModel", "OpenVINO")),
+        "--this-processor": (options.this_processor, ("SavedModel",)),
         "--int8": (options.int8, ("LiteRT", "OpenVINO")),
     }
     for option, (value, forms) in forms_of.items():
@@ -135,14 +141,15 @@ def write_saved_model(model, form, options):
     from keras_deeplab.serving.export import at_precision, saved_model_in_place_of
 
     _, pictures, truth = chosen_pictures(model, options, options.size) if options.calibration else (None, None, None)
-    variant = {key: getattr(options, key) for key in ("palette", "precision", "size", "max_pixels", "multi_scale_flip")}
+    of_segment = ("size", "max_pixels", "multi_scale_flip", "this_processor")
+    variant = {key: getattr(options, key) for key in ("palette", "precision", *of_segment)}
     with place_of(options) as path:
         with saved_model_in_place_of(model, path, **variant) as (new, _):
             print(CHECKED, flush=True)
             served, reference = at_precision(model, options.precision), at_precision(model, "float32")
             if options.palette or (served is reference and not options.size and truth is None):
                 reference = None
-            of_export = {key: variant[key] for key in ("size", "max_pixels", "multi_scale_flip")}
+            of_export = {key: variant[key] for key in of_segment}
             rows = verify.require_same_labels(
                 served, new, **of_export, pictures=pictures, reference=reference, truth=truth
             )

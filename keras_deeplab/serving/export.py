@@ -36,6 +36,7 @@ def export_saved_model(
     size: tuple[int, int] | None = None,
     max_pixels: int | None = None,
     multi_scale_flip: bool | str = False,
+    this_processor: bool = False,
 ) -> dict:
     """Writes a SavedModel that TensorFlow Serving can load without Keras.
 
@@ -68,6 +69,8 @@ def export_saved_model(
             many at the largest of them).
         multi_scale_flip: as for `segment`: whether each answer averages six sizes of the picture, each plain and mirrored,
             which takes about 17 times as long. Scores are then mean probabilities. False (the default): one size.
+        this_processor: whether the graph may use what is fast on this machine's processor and not on others, as `segment`
+            does: in bfloat16 some convolutions differ. False (the default): it is about as fast on all.
 
     Returns:
         The metadata, a dict.
@@ -84,13 +87,22 @@ def export_saved_model(
         size=size,
         max_pixels=max_pixels,
         multi_scale_flip=multi_scale_flip,
+        this_processor=this_processor,
     ) as (_, metadata):
         return metadata
 
 
 @contextlib.contextmanager
 def saved_model_in_place_of(
-    model, path, *, palette=False, precision=None, size=None, max_pixels=None, multi_scale_flip=False
+    model,
+    path,
+    *,
+    palette=False,
+    precision=None,
+    size=None,
+    max_pixels=None,
+    multi_scale_flip=False,
+    this_processor=False,
 ):
     """Writes a SavedModel beside `path`; at the end of the block it takes the place of `path`. Arguments as above.
 
@@ -108,7 +120,7 @@ def saved_model_in_place_of(
     served_model = at_precision(model, precision)
     with folder_in_place_of(path) as new:
         require_replaceable(path)
-        network = Network(served_model, Purpose.ANY_PROCESSOR)
+        network = Network(served_model, purpose_of(this_processor))
         options = dict(size=size, max_pixels=max_pixels, multi_scale_flip=multi_scale_flip)
         metadata = {
             **describe(model, served_model, palette=bool(palette), **options),
@@ -124,6 +136,11 @@ def saved_model_in_place_of(
         (extra / "metadata.json").write_text(json.dumps(metadata, indent=1) + "\n")
         write_warmup(extra / "tf_serving_warmup_requests", warmup_requests(model.protocol, size, max_pixels))
         yield new, metadata
+
+
+def purpose_of(this_processor):
+    """The `Purpose` of an exported graph."""
+    return Purpose.INFERENCE if this_processor else Purpose.ANY_PROCESSOR
 
 
 def require_replaceable(path, file="saved_model.pb", kind="SavedModel"):

@@ -11,9 +11,9 @@ from PIL import Image
 
 from keras_deeplab.evaluation.evaluate import confusion, read_pair, scores
 from keras_deeplab.inference.segment import Network, segment, segment_with_network
-from keras_deeplab.networks.fast.convolution import Purpose
 from keras_deeplab.pictures.files import list_files
 from keras_deeplab.pictures.read import read_image
+from keras_deeplab.serving.export import purpose_of
 
 SIZES = ((120, 160), (97, 65))  # height, width of the synthetic pictures
 MAX_CALIBRATION_PICTURES, MAX_COMPARED_PICTURES = 128, 32
@@ -70,7 +70,16 @@ assert not {"keras", "keras_deeplab"} & set(sys.modules)
 
 
 def require_same_labels(
-    model, folder, *, size=None, max_pixels=None, multi_scale_flip=False, pictures=None, reference=None, truth=None
+    model,
+    folder,
+    *,
+    size=None,
+    max_pixels=None,
+    multi_scale_flip=False,
+    this_processor=False,
+    pictures=None,
+    reference=None,
+    truth=None,
 ):
     """Compares the labels of a SavedModel with those of `segment`, for one batch of pictures of several sizes.
 
@@ -80,7 +89,7 @@ def require_same_labels(
         size: (height, width) of the pictures in pixels, if the SavedModel takes one size only. Its graph then differs from
             that of `segment`, and up to `MAX_TIES` of the pixels of a picture may differ. None (the default): any sizes.
         max_pixels: the `max_pixels` of the SavedModel. Larger pictures are shrunk. None (the default): no picture is.
-        multi_scale_flip: that of the SavedModel. False (the default): one size.
+        multi_scale_flip, this_processor: those of the SavedModel.
         pictures: {name: (H, W, 3) uint8}. None (the default): synthetic pictures.
         reference: the float32 model to compare a variant with, or None (the default).
         truth: {name: true labels (H, W) uint8} of these pictures, or None (the default).
@@ -91,7 +100,7 @@ def require_same_labels(
     Raises:
         ValueError: if a label differs.
     """
-    network = Network(model, Purpose.ANY_PROCESSOR)
+    network = Network(model, purpose_of(this_processor))
     # True labels are those of the pictures themselves, so that these are not compressed then.
     form = "JPEG" if truth is None else "PNG"
     files = {

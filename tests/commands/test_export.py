@@ -65,7 +65,7 @@ def test_a_fifth_of_the_pictures_is_kept_from_the_calibration(tmp_path):
 
 @pytest.mark.slow
 def test_versions_variants_and_configurations(here, tmp_path, capsys):
-    run(here, "--to", tmp_path, "--name", "land", "--max-pixels", 10_000)
+    run(here, "--to", tmp_path, "--name", "land", "--max-pixels", 10_000, "--this-processor")
     run(here, "--to", tmp_path, "--name", "land", "--precision", "bfloat16", "--calibration", here / "pictures")
     run(here, "--to", tmp_path, "--name", "land", "--size", 60, 80, "--palette")
     assert {path.name for path in (tmp_path / "land").iterdir()} == {"1", "2", "3"}
@@ -92,6 +92,7 @@ def test_litert_and_onnx_are_run_and_compared(here, tmp_path, capfd):
     (("--litert", "--name", "x"), "--name is for SavedModel and OpenVINO only. Received: --name for LiteRT"),
     (("--onnx", "--int8", "."), "--int8 is for LiteRT and OpenVINO only. Received: --int8 for ONNX"),
     (("--litert", "--multi-scale-flip"), "--multi-scale-flip is for SavedModel and OpenVINO only"),
+    (("--onnx", "--this-processor"), "--this-processor is for SavedModel only"),
     (("--labels", "."), "--labels are those of the pictures of --calibration or --int8"),
     (("--openvino", "--multi-scale-flip"), "--multi-scale-flip in an OpenVINO model needs --size"),
     (("--calibration", "{pictures}", "--labels", "{empty}"), "holds no PNG|has no label"),
