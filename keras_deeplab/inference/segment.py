@@ -7,6 +7,7 @@ follows: they resize the scores to the window's size, put them in the window's p
 mirror them back, and resize them to the picture's size. `inference/label_map.py` does the rest.
 """
 
+import functools
 import os
 import weakref
 
@@ -163,6 +164,16 @@ def box_of(protocol, size):
     return protocol.resize or (max(size), min(size))
 
 
+def graph_of(function, signature):
+    """A `tf.function` of one signature, which is traced at its first call.
+
+    A call of the `tf.function` itself counts as a trace of all that have the same code: TensorFlow would warn that it traces
+    too often when a program has segmented with five models.
+    """
+    trace = functools.cache(tf.function(function, input_signature=signature).get_concrete_function)
+    return lambda *arguments: trace()(*arguments)
+
+
 class Network:
     """Runs a model by its test protocol, as TensorFlow graphs. The model itself may be on another backend.
 
@@ -201,13 +212,10 @@ class Network:
         self.view, self.padded_view, self.scores = self._view, self._padded_view, self._scores
         if keras.backend.backend() == "tensorflow":
             scalar = tf.TensorSpec([], tf.int32)
-            self.view = tf.function(
-                self._view,
-                input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), scalar, scalar, tf.TensorSpec([], tf.bool)],
-            )
-            specs = [*self.view.input_signature, tf.TensorSpec([], tf.float32)]
-            self.padded_view = tf.function(self._padded_view, input_signature=specs)
-            self.scores = tf.function(self._scores, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
+            specs = [tf.TensorSpec([None, None, 3], tf.uint8), scalar, scalar, tf.TensorSpec([], tf.bool)]
+            self.view = graph_of(self._view, specs)
+            self.padded_view = graph_of(self._padded_view, [*specs, tf.TensorSpec([], tf.float32)])
+            self.scores = graph_of(self._scores, [tf.TensorSpec([None, None, None, 3], tf.uint8)])
         self._merge_graphs = {}  # (number of views, whether it returns scores) -> graph
 
     def view_of(self, picture, long_side, short_side, mirrored, factor):
@@ -222,9 +230,8 @@ class Network:
         if key not in self._merge_graphs:
             matrix = tf.TensorSpec([None, None], tf.float32)
             view = tf.TensorSpec([None, None, self.coarse.output_shape[-1]], tf.float32), matrix, matrix
-            self._merge_graphs[key] = tf.function(
-                lambda views: merge(views, return_scores, self.threshold, self.graph_is_for),
-                input_signature=[[view] * len(views)],
+            self._merge_graphs[key] = graph_of(
+                lambda views: merge(views, return_scores, self.threshold, self.graph_is_for), [[view] * len(views)]
             )
         return self._merge_graphs[key](views)
 

@@ -1,10 +1,12 @@
 """`segment` gives the original's label maps: whole picture, sliding window, and both definitions of multi-scale with flip."""
 
+import logging
 import zlib
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 from support.drawn import images, picture, sample
 from support.narrow import build, drawn
@@ -220,3 +222,17 @@ def test_an_auxiliary_head_makes_no_difference(golden_model):
             layer.set_weights(golden_model(ROW).get_layer(layer.name).get_weights())
     image = picture(60, 80, seed=0)
     assert np.array_equal(kd.segment(with_head, image), kd.segment(golden_model(ROW), image))
+
+
+def test_several_models_in_one_program_are_no_reason_for_a_warning():
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    tf.get_logger().addHandler(handler)
+    try:
+        for number in range(7):  # each model has its own graphs of the same code
+            graph = segmentation.graph_of(lambda x: x + 1, [tf.TensorSpec([None], tf.int32)])
+            assert graph(tf.constant([number])).numpy() == graph(tf.constant([number] * 2)).numpy()[0] == number + 1
+    finally:
+        tf.get_logger().removeHandler(handler)
+    assert said == []
