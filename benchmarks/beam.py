@@ -22,9 +22,9 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
 FOLDER = """
-import sys
+import sys, keras
 import keras_deeplab as kd
-model = kd.load_model(sys.argv[1])
+model = keras.saving.load_model(sys.argv[1], compile=False)
 made, _, failed = kd.segment_folder(model, "@" + sys.argv[2], sys.argv[3], kinds=["palette"], overwrite=True, progress=False)
 assert not failed
 """

@@ -152,16 +152,20 @@ def test_a_mosaic_of_12000x9000_killed_shuffled_and_in_crops(tmp_path, monkeypat
     for top, left, ends in ((0, 0, False), (5 * stride, 9 * stride, False), (9 * stride, 13 * stride, True)):
         bottom, right = (9000, 12000) if ends else (top + 2 * stride + side, left + 2 * stride + side)
         pixels = rows_of(raster, top, bottom - top)[:, left:right]
-        labels = kd.segment(model, pixels)
+        labels, scores = kd.segment(model, pixels, return_scores=True)
         labels[(pixels == 0).all(axis=-1)] = 255
         found = rows_of(killed / "a.tif", top, bottom - top)[:, left:right, 0]
         # Beside a cut, windows of the mosaic reach in that the crop does not have.
         before = slice(side - stride if top else 0, None if ends else 2 * stride)
         beside = slice(side - stride if left else 0, None if ends else 2 * stride)
         compared += labels[before, beside].size
-        different += np.count_nonzero(labels[before, beside] != found[before, beside])
+        places = np.argwhere(labels[before, beside] != found[before, beside])
+        different += len(places)
+        for y, x in places:  # the best two scores are equal but for the last bits, which depend on the matrices' size
+            best, other = (scores[before, beside][y, x, classes[before, beside][y, x]] for classes in (labels, found))
+            assert best - other < 4 * np.spacing(best)
     print(f"crops: {different} of {compared} pixels differ")
-    assert different == 0 and compared > 5e6
+    assert different < 5 and compared > 5e6
     counts = np.zeros(256, int)
     for top in range(0, 9000, 1000):
         found = rows_of(killed / "a.tif", top, 1000)

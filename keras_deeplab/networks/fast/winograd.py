@@ -45,10 +45,10 @@ class Form(NamedTuple):
 
 # The rounding error is about 2 times that of a plain convolution of the same dtype. In float32 it would be about 4 times at
 # the usual points 0, 1, -1, 2, -2; in bfloat16 tiles of 4x4 would have 5 times. The tiles, their transform, and the products
-# take 19 MB each. In bfloat16 one product sums all channels, since sums of groups would be rounded once more.
+# take about 20 MB each at most. In bfloat16 one product sums all channels: sums of groups would be rounded once more.
 FORMS = {
     "float32": Form(4, (0.0, 0.75, -0.75, 1.5, -1.5), tiles=256, values=0, channels=512),
-    "bfloat16": Form(2, (0.0, 1.0, -1.0), tiles=256, values=2**19, channels=2**20),
+    "bfloat16": Form(2, (0.0, 1.0, -1.0), tiles=256, values=2**18, channels=2**20),
 }
 # The cost of a multiplication in a transform, at most, where one in a matrix product costs 1: memory bounds the transforms.
 TRANSFORM_COST = 8.0
