@@ -27,7 +27,7 @@ GROUPS = {
 }
 COLOURS = {("ours", "float32"): "#2f81c7", ("ours", "bfloat16"): "#8cc4ea"}
 COLOURS |= {("original", "float32"): "#cf4a3c", ("original", "bfloat16"): "#f0a69c"}
-BARS = {"left": 208, "width": 190, "height": 10, "gap": 5, "head": 26}  # of ratios.svg
+BARS = {"left": 232, "width": 168, "height": 10, "gap": 5, "head": 26}  # of ratios.svg
 PANEL = {"left": 48, "top": 108, "width": 152, "height": 120, "across": 218, "down": 190}  # of growth.svg
 AXES = {"megapixels": "picture, megapixels", "classes": "classes", "batch": "pictures in a batch"}
 MEASURES = {

@@ -162,8 +162,8 @@ def test_a_mosaic_of_12000x9000_killed_shuffled_and_in_crops(tmp_path, monkeypat
         places = np.argwhere(labels[before, beside] != found[before, beside])
         different += len(places)
         for y, x in places:  # the best two scores are equal but for the last bits, which depend on the matrices' size
-            best, other = (scores[before, beside][y, x, classes[before, beside][y, x]] for classes in (labels, found))
-            assert best - other < 4 * np.spacing(best)
+            best, second = (scores[before, beside][y, x, classes[before, beside][y, x]] for classes in (labels, found))
+            assert best - second < 4 * np.spacing(best)
     print(f"crops: {different} of {compared} pixels differ")
     assert different < 5 and compared > 5e6
     counts = np.zeros(256, int)
