@@ -21,6 +21,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
+from keras_deeplab.commands import command_line  # noqa: E402
+
 FOLDER = """
 import sys, keras
 import keras_deeplab as kd
@@ -39,15 +41,23 @@ assert not failed
 """
 
 
-def main():
+def main(argv):
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--processes", type=int, default=2)
-    arguments.add_argument("--pictures", type=int, nargs=2, default=(16, 80), metavar=("FEW", "MANY"))
-    arguments.add_argument("--turns", type=int, default=3)
+    arguments.add_argument("--processes", type=command_line.positive_integer, default=2)
+    arguments.add_argument(
+        "--pictures", type=command_line.positive_integer, nargs=2, default=(16, 80), metavar=("FEW", "MANY")
+    )
+    arguments.add_argument("--turns", type=command_line.positive_integer, default=3)
     arguments.add_argument("--row", default="deeplabv3plus_r18-d8_512x1024_80k_cityscapes")
-    arguments.add_argument("--size", type=int, nargs=2, default=(512, 1024), metavar=("H", "W"))
-    options = arguments.parse_args()
+    arguments.add_argument(
+        "--size", type=command_line.positive_integer, nargs=2, default=(512, 1024), metavar=("H", "W")
+    )
+    options = arguments.parse_args(argv)
     few, many = options.pictures
+    if not options.processes <= few < many:
+        raise ValueError(
+            f"--pictures must be two numbers, the smaller first, of --processes or more. Received: {few} {many}."
+        )
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
         prepare(options, scratch)
@@ -112,4 +122,4 @@ def timed(commands):
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -27,6 +27,7 @@ import numpy as np  # noqa: E402
 from report import machine  # noqa: E402
 
 import keras_deeplab as kd  # noqa: E402
+from keras_deeplab.commands import command_line  # noqa: E402
 from keras_deeplab.recipes.scenes import HEIGHT, WIDTH, read_scenes, write_scenes  # noqa: E402
 
 SEEDS = (1001, 1002)  # of the scenes to choose on and to score; the quickstart's are others
@@ -108,12 +109,16 @@ def fitted_weights(shares, truth):
     return weights
 
 
-def main():
+def main(argv):
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("quickstart", metavar="DIR", type=Path, help="the folder that the quickstart wrote")
-    arguments.add_argument("--scenes", type=int, default=200, metavar="N")
+    arguments.add_argument("--scenes", type=command_line.positive_integer, default=200, metavar="N")
     arguments.add_argument("--markdown", metavar="FILE", type=Path, help="put the table into this page")
-    options = arguments.parse_args()
+    options = arguments.parse_args(argv)
+    if not (options.quickstart / "model.keras").exists():
+        arguments.error(f"DIR must be a folder that `keras-deeplab quickstart` wrote. Received: {options.quickstart}.")
+    if options.markdown and "<!-- table -->" not in options.markdown.read_text():
+        arguments.error(f"--markdown needs the lines <!-- table --> and <!-- /table -->. Received: {options.markdown}.")
     model = keras.saving.load_model(options.quickstart / "model.keras", compile=False)
     pictures, truths = [], []
     for seed in SEEDS:
@@ -150,4 +155,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)
