@@ -1,8 +1,10 @@
 """What the project says of itself agrees: package list, lowest versions, version, CI's steps."""
 
 import configparser
+import os
 import re
 import runpy
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,15 @@ def test_files_that_pages_name_are_there(name):
         (ROOT / name).read_text(),
     ):
         assert (ROOT / path).exists() or (ROOT / "keras_deeplab" / path).exists() or Path(path).suffix == ".npz", path
+
+
+@pytest.mark.parametrize("failing", ["pip", "ruff", "keras-deeplab", "pytest", "sphinx-build"])
+def test_the_ci_script_ends_with_the_first_command_that_fails(failing, tmp_path):
+    log = tmp_path / "log"
+    for name in ("python3", "pip", "ruff", "keras-deeplab", "pytest", "sphinx-build"):
+        command = tmp_path / name
+        command.write_text(f'#!/bin/sh\necho {name} >> "{log}"\nexit {int(name == failing)}\n')
+        command.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["bash", str(ROOT / ".ci" / "run")], env=environment, capture_output=True)
+    assert done.returncode == 1 and log.read_text().split()[-1] == failing
