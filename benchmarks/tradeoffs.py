@@ -28,6 +28,7 @@ from report import machine  # noqa: E402
 
 import keras_deeplab as kd  # noqa: E402
 from keras_deeplab.commands import command_line  # noqa: E402
+from keras_deeplab.evaluation.evaluate import confusion, scores  # noqa: E402
 from keras_deeplab.recipes.scenes import HEIGHT, WIDTH, read_scenes, write_scenes  # noqa: E402
 
 SEEDS = (1001, 1002)  # of the scenes to choose on and to score; the quickstart's are others
@@ -70,14 +71,13 @@ def probabilities(model, protocol, pictures, options):
         start = time.perf_counter()
         results = kd.segment(model, list(pictures), return_scores=True, **options)
         seconds.append((time.perf_counter() - start) / len(pictures))
-    scores = np.stack([scores for _, scores in results])
-    return (scores if options.get("multi_scale_flip") else np.asarray(keras.ops.softmax(scores))), min(seconds)
+    outputs = np.stack([outputs for _, outputs in results])
+    return (outputs if options.get("multi_scale_flip") else np.asarray(keras.ops.softmax(outputs))), min(seconds)
 
 
 def miou(found, truth, classes):
     """Over all pictures, in percent."""
-    counts = np.bincount(truth.ravel() * classes + found.ravel(), minlength=classes**2).reshape(classes, classes)
-    return 100 * np.mean(np.diag(counts) / (counts.sum(0) + counts.sum(1) - np.diag(counts)))
+    return scores(confusion(truth, found, classes))["mIoU"]
 
 
 def by_rank(shares):
@@ -117,8 +117,10 @@ def main(argv):
     options = arguments.parse_args(argv)
     if not (options.quickstart / "model.keras").exists():
         arguments.error(f"DIR must be a folder that `keras-deeplab quickstart` wrote. Received: {options.quickstart}.")
-    if options.markdown and "<!-- table -->" not in options.markdown.read_text():
-        arguments.error(f"--markdown needs the lines <!-- table --> and <!-- /table -->. Received: {options.markdown}.")
+    if options.markdown and not (options.markdown.exists() and "<!-- table -->" in options.markdown.read_text()):
+        arguments.error(
+            f"--markdown must be a page with the lines <!-- table --> and <!-- /table -->. Received: {options.markdown}."
+        )
     model = keras.saving.load_model(options.quickstart / "model.keras", compile=False)
     pictures, truths = [], []
     for seed in SEEDS:
@@ -130,8 +132,8 @@ def main(argv):
     lines, plain = [], None
     for words, (network, protocol, of_segment) in choices(model).items():
         shares, seconds = zip(*(probabilities(network, protocol, some, of_segment) for some in pictures), strict=True)
-        scores = [miou(one.argmax(-1), truth, model.num_classes) for one, truth in zip(shares, truths, strict=True)]
-        lines.append((words, *scores, min(seconds)))
+        of_both = [miou(one.argmax(-1), truth, model.num_classes) for one, truth in zip(shares, truths, strict=True)]
+        lines.append((words, *of_both, min(seconds)))
         plain = plain or (shares, min(seconds))
     shares, seconds = plain
     weights = fitted_weights(shares[0], truths[0])
@@ -139,8 +141,8 @@ def main(argv):
         since = time.perf_counter()
         found = [decide(one) for one in shares]
         more = (time.perf_counter() - since) / sum(map(len, pictures))
-        scores = [miou(one, truth, model.num_classes) for one, truth in zip(found, truths, strict=True)]
-        lines.append((words, *scores, seconds + more))
+        of_both = [miou(one, truth, model.num_classes) for one, truth in zip(found, truths, strict=True)]
+        lines.append((words, *of_both, seconds + more))
     first = lines[0]
     table = ["| choice | mIoU, scenes to choose on | mIoU, others | gain on these | time |", "|---|---|---|---|---|"]
     for words, chosen, scored, taken in lines:
