@@ -1,15 +1,18 @@
 """Measures this package on JAX and the original on PyTorch on one GPU, in turns in one run.
 
-    python benchmarks/gpu.py [LINE...] [--batch KIND=N...] [--size H W] [--turns N] [--seconds S] [--json FILE]
+    python benchmarks/gpu.py [LINE...] [--batch KIND=N...] [--size H W] [--turns N] [--seconds S] [--together N]
+                             [--json FILE]
 
 LINE is KIND:ROW:PRECISION. KIND is forward (logits of pictures) or step (a training step). PRECISION is float32, bfloat16 or
 exact. float32 is what each framework does by default, which is TF32 in convolutions. bfloat16 is the original's autocast and
 our `mixed_bfloat16`. exact is float32 without TF32, and shows how far the results of both sides are from each other.
 
-Needs Keras, JAX and what benchmarks/original.py needs, all with a GPU. Each side of a line is a process of its own.
-They compile at the same time, for S seconds at most. Then those that are ready take turns, and one computes at a time. Our
-side runs with XLA's measured choice of algorithms and with cuDNN's own ("untuned", which compiles sooner), the original with
-channels-last tensors eagerly and by torch.compile.
+Needs Keras, JAX and what benchmarks/original.py needs, all with a GPU. Each side of a line is a process of its own. N of them
+compile at a time, those of all lines, for S seconds at most. All try out algorithms on the one GPU: of 12 at a time, none of
+six training steps was ready after two minutes, and XLA alone takes one. Then those that are ready take turns, and one
+computes at a time. Our side runs with XLA's measured choice of algorithms and with cuDNN's own ("untuned", which compiles
+sooner), the original with channels-last tensors eagerly and by torch.compile. Memory is each framework's peak on the GPU;
+ours includes what XLA needed while it chose algorithms.
 """
 
 import argparse
@@ -33,9 +36,10 @@ LINES = [
 ]
 BATCH = {"forward": 8, "step": 2}  # 2 is what each of the original's GPUs trains on
 PRECISIONS = ("float32", "bfloat16", "exact")
-PASSES = {"forward": 10, "step": 5}  # of one turn
+PASSES = {"forward": 10, "step": 20}  # of one turn
 OURS = {"ours": {}, "untuned": {"XLA_FLAGS": "--xla_gpu_autotune_level=0"}}  # {side: its environment}
 ORIGINAL = {"eager": dict(compiled=False), "compiled": dict(compiled=True)}  # {side: options of its maker}
+ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TORCHINDUCTOR_COMPILE_THREADS": "4"}  # all share one machine
 
 
 class Side:
@@ -46,8 +50,7 @@ class Side:
         self.line, self.name, self.seconds = line, side, []
         self.passes = 1 if precision == "exact" else PASSES[kind]
         script = "gpu_ours.py" if side in OURS else "gpu_original.py"
-        environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **OURS.get(side, {})}  # all share the GPU's memory
-        self.worker = Worker(sys.executable, script, environment)
+        self.worker = Worker(sys.executable, script, {**ENVIRONMENT, **OURS.get(side, {})})
         self.job = dict(row=row, precision=precision, size=options.size, batch=options.batch[kind], passes=self.passes)
         self.question = dict(make=kind, key="run", **self.job, **ORIGINAL.get(side, {}))
         self.about, self.result = {}, None
@@ -55,7 +58,6 @@ class Side:
     def make(self):
         start = time.perf_counter()
         try:
-            self.about = self.worker.ask(about=True)
             self.result = np.array(self.worker.ask(**self.question)["result"])
             print(f"{self.line} {self.name}: made in {time.perf_counter() - start:.0f} s", flush=True)
         except WorkerEnded as error:
@@ -65,28 +67,32 @@ class Side:
         self.seconds.append(self.worker.ask(run="run")["seconds"] / self.passes)
 
 
-def ready(line, options):
-    """The sides of a line that could make their functions in time. The others are ended, since they would disturb."""
-    sides = [Side(line, name, options) for name in options.sides]
-    with ThreadPoolExecutor(len(sides)) as pool:
+def ready(sides, options):
+    """The sides that could make their functions in time. The others are ended, since they would disturb."""
+    with ThreadPoolExecutor(options.together) as pool:
         made = [pool.submit(side.make) for side in sides]
         wait(made, options.seconds)
         for side, future in zip(sides, made, strict=True):
             if not future.done():
-                print(f"{line} {side.name}: not ready in time. Its last words: {side.worker.kill()}", flush=True)
+                future.cancel()
+                print(f"{side.line} {side.name}: not ready in time. Its last words: {side.worker.kill()}", flush=True)
     return [side for side in sides if side.result is not None]
 
 
 def difference(ours, theirs):
-    """The largest difference of logits over their standard deviation, or of losses over the loss."""
-    scale = theirs.std() if theirs.ndim > 1 else np.abs(theirs)
-    return float(np.max(np.abs(ours - theirs) / scale))
+    """The largest difference of logits over their standard deviation, or that of the first step's losses over the loss."""
+    if theirs.ndim == 1:
+        return float(np.abs(ours[0] - theirs[0]) / np.abs(theirs[0]))
+    return float(np.max(np.abs(ours - theirs)) / theirs.std())
 
 
 def in_words(sides):
-    """A line of the table: best and median milliseconds of a pass, the other sides' best over our best, differences."""
+    """A line of the table: best and median milliseconds of a pass, MiB, the other sides' best over our best, differences."""
     best = {side.name: min(side.seconds) for side in sides}
-    times = [f"{s.name} {1000 * best[s.name]:.2f} ({1000 * np.median(s.seconds):.2f}) ms" for s in sides]
+    times = [
+        f"{s.name} {1000 * best[s.name]:.2f} ({1000 * np.median(s.seconds):.2f}) ms, {s.about['memory'] / 2**20:.0f} MiB"
+        for s in sides
+    ]
     ours, others = ([side for side in sides if (side.name in OURS) is ours] for ours in (True, False))
     if ours:
         fastest = min(ours, key=lambda side: best[side.name])
@@ -120,16 +126,20 @@ def main(arguments=None):
     parser.add_argument("--size", nargs=2, type=int, default=[512, 1024])
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--together", type=int, default=2)
     parser.add_argument("--sides", nargs="+", choices=[*OURS, *ORIGINAL], default=[*OURS, *ORIGINAL])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     options.batch = BATCH | dict(options.batch)
     measured = []
+    all_sides = ready([Side(line, name, options) for line in options.lines for name in options.sides], options)
     for line in options.lines:
-        sides = ready(line, options)
+        sides = [side for side in all_sides if side.line == line]
         for _ in range(options.turns):
             for side in sides:
                 side.turn()
+        for side in sides:
+            side.about = side.worker.ask(about=True)
         if sides:
             print(in_words(sides), flush=True)
             facts = [dict(side=s.name, seconds=s.seconds, about=s.about, **s.job) for s in sides]

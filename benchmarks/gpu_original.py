@@ -42,6 +42,11 @@ def wait():
         torch.cuda.synchronize()
 
 
+def forget_peak():
+    if DEVICE == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
 def on_device(model, raw):
     last = torch.channels_last
     return model.to(DEVICE, memory_format=last), normalised(raw).to(DEVICE).contiguous(memory_format=last)
@@ -54,6 +59,7 @@ def forward(row, precision, size, batch, passes, compiled, key=None):
     run = torch.compile(lambda x: model.encode_decode(x, metas), dynamic=False) if compiled else None
 
     def once():
+        forget_peak()
         with torch.no_grad(), arithmetic(precision):
             for _ in range(passes):
                 logits = run(x) if compiled else model.encode_decode(x, metas)
@@ -89,6 +95,7 @@ def step(row, precision, size, batch, passes, compiled, key=None):
     loss_of = torch.compile(loss_of, dynamic=False) if compiled else loss_of
 
     def once():
+        forget_peak()
         losses = []
         for _ in range(passes):
             with arithmetic(precision):
@@ -101,8 +108,8 @@ def step(row, precision, size, batch, passes, compiled, key=None):
 
 
 def about():
-    """{software: version}."""
-    return original.about()
+    """{software: version}, and the peak of bytes on the GPU."""
+    return {**original.about(), "memory": torch.cuda.max_memory_allocated()}
 
 
 if __name__ == "__main__":

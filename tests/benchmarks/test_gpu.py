@@ -19,7 +19,7 @@ class StandIn:
 
     def ask(self, **question):
         if "about" in question:
-            return {"device": "none"}
+            return {"device": "none", "memory": 3 * 2**20}
         if "run" in question:
             return {"seconds": SECONDS[self.side]}
         self.side = self.side or ("compiled" if question["compiled"] else "eager")
@@ -45,7 +45,7 @@ def run(monkeypatch, tmp_path, capsys):
 def test_the_table_has_the_ratio_to_our_side_and_the_difference_of_the_results(run):
     printed, (measured,) = run(LINE, "--turns", "3", "--batch", "forward=4")
     assert "the worker ended" in printed
-    assert f"{LINE}, batch 4: ours 20.00 (20.00) ms" in printed
+    assert f"{LINE}, batch 4: ours 20.00 (20.00) ms, 3 MiB" in printed
     assert "eager / ours 4.00, results differ by 6.7e-01" in printed  # 1 over the deviation of 1 and 4
     assert "compiled / ours 2.00, results differ by 0.0e+00" in printed
     assert [(side["side"], len(side["seconds"])) for side in measured["sides"]] == [

@@ -19,10 +19,11 @@ from keras import ops
 
 from keras_deeplab.networks.fast import processor
 from keras_deeplab.networks.fast.clipped import clipped_conv2d
-from keras_deeplab.networks.fast.graph import in_shared_function, one_after_another
+from keras_deeplab.networks.fast.graph import computed_apart, in_shared_function, one_after_another
 from keras_deeplab.networks.fast.interleaved import interleaved_depthwise_conv2d, pair
 from keras_deeplab.networks.fast.shifted import shifted_depthwise_conv2d
 from keras_deeplab.networks.fast.strided import strided_pointwise_conv2d
+from keras_deeplab.networks.fast.tapped import tapped_conv2d
 from keras_deeplab.networks.fast.winograd import winograd_conv2d, winograd_pays
 
 ASPP_RATE = 8  # a convolution of this rate or more is one of ASPP's: the backbones' rates are smaller
@@ -98,6 +99,7 @@ def conv2d(x, kernel, rate=1):
     | any    | 2..  | clipped  | where `direct` has no gradient: float64, or a dtype that the CPU does not support  |
     | any    | any  | direct   | conversion: one operation for each convolution                                     |
     | any    | 2..  | keras    | kernels that are not 3x3, and backends other than TensorFlow                       |
+    | any    | 2..  | tapped   | training on JAX: XLA's own gradient to the kernel takes 20 times as long on a GPU  |
 
     Args:
         x: (N, H, W, C).
@@ -112,7 +114,7 @@ def conv2d(x, kernel, rate=1):
     if forced and tuple(kernel.shape[:2]) == SIZE_OF_WAY.get(forced, tuple(kernel.shape[:2])):
         return CONV2D[forced](x, kernel, rate)
     if keras.backend.backend() != "tensorflow":
-        return _keras(x, kernel, rate)
+        return CONV2D["tapped" if keras.backend.backend() == "jax" and rate > 1 else "keras"](x, kernel, rate)
     if rate >= ASPP_RATE and _purpose.get() in (Purpose.INFERENCE, Purpose.ANY_PROCESSOR):
         return one_after_another(lambda x: _fastest_conv2d(x, kernel, rate), x)
     return _fastest_conv2d(x, kernel, rate)
@@ -139,13 +141,16 @@ def depthwise_conv2d(x, kernel, rate=1):
         way = "shifted" if keras.backend.backend() == "jax" else "keras"
     else:
         way = "direct" if rate == 1 or _purpose.get() is Purpose.CONVERSION else "interleaved"
-    return DEPTHWISE_CONV2D[way](x, kernel, rate)
+    outputs = DEPTHWISE_CONV2D[way](x, kernel, rate)
+    # In training the norm that follows reads the map several times.
+    return computed_apart(outputs) if way == "shifted" and _purpose.get() is Purpose.TRAINING else outputs
 
 
 def grouped_conv2d(x, kernel, groups, rate=1):
     """A convolution at stride 1 that keeps the size of the map, of each of several parts of the channels, on every backend.
 
-    TensorFlow has no gradient of it on a CPU, so that there each part is a `conv2d` of its own.
+    TensorFlow has no gradient of it on a CPU, and XLA none on a GPU at rates above 1. There each part is a `conv2d` of its
+    own.
 
     Args:
         x: (N, H, W, C).
@@ -156,7 +161,8 @@ def grouped_conv2d(x, kernel, groups, rate=1):
     Returns:
         (N, H, W, F).
     """
-    if keras.backend.backend() != "tensorflow" or groups == 1:
+    has_gradient = {"tensorflow": False, "jax": rate == 1}.get(keras.backend.backend(), True)
+    if groups == 1 or has_gradient:
         return conv2d(x, kernel, rate)
     parts = zip(ops.split(x, groups, axis=-1), ops.split(ops.convert_to_tensor(kernel), groups, axis=-1), strict=True)
     return ops.concatenate([conv2d(part, part_kernel, rate) for part, part_kernel in parts], axis=-1)
@@ -296,6 +302,7 @@ CONV2D = {
     "clipped": clipped_conv2d,
     "winograd": winograd_conv2d,
     "product": _product,
+    "tapped": tapped_conv2d,
     "keras": _keras,
 }
 SIZE_OF_WAY = {

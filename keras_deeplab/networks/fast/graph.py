@@ -2,6 +2,8 @@
 
 from functools import cache
 
+import keras
+
 
 def in_shared_function(convolution, x, kernel, rate):
     """`convolution(x, kernel, rate)` as a function that all layers of a graph share.
@@ -40,3 +42,13 @@ def one_after_another(convolution, x):
         outputs = convolution(tf.identity(x))
     graph.add_to_collection(name, outputs)
     return outputs
+
+
+def computed_apart(x):
+    """A tensor or several. On JAX they are computed once, before what uses them: XLA would put them into each loop that reads
+    them."""
+    if keras.backend.backend() != "jax":
+        return x
+    import jax
+
+    return jax.lax.optimization_barrier(x)

@@ -3,9 +3,15 @@
 from functools import cache
 from pathlib import Path
 
+import keras
+
 
 def has_gpu():
-    """Whether TensorFlow sees a GPU."""
+    """Whether TensorFlow sees a GPU, or JAX if that is Keras's backend."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.default_backend() == "gpu"
     import tensorflow as tf
 
     return bool(tf.config.list_physical_devices("GPU"))

@@ -50,6 +50,16 @@ def test_every_way_and_its_gradient_equal_the_direct_one(function, way, filters,
         np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-4 * float(tf.reduce_max(tf.abs(expected))))
 
 
+@pytest.mark.parametrize("height, width, rate", [(9, 12, 8), (5, 30, 24), (1, 1, 12), (25, 14, 12)])
+def test_the_grids_of_a_gpu_and_their_gradients_equal_the_direct_way(height, width, rate, monkeypatch):
+    x, kernel = operands(height, width, 4)
+    direct = with_gradients(CONV2D["direct"], x, kernel, rate)
+    monkeypatch.setattr(processor, "has_gpu", lambda: True)
+    results = with_gradients(CONV2D["tapped"], x, kernel, rate)
+    for expected, value in zip(direct, results, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-4 * float(tf.reduce_max(tf.abs(expected))))
+
+
 @pytest.mark.parametrize("size, rate", [(1, 1), (3, 1), (3, 12), (5, 1), (5, 3), (7, 1)])
 @pytest.mark.parametrize("graph_is_for", Purpose)
 def test_the_way_that_is_chosen_follows_the_definition(graph_is_for, size, rate):
@@ -108,7 +118,7 @@ def test_wide_1x1_kernels_are_products_in_inference(graph_is_for, channels, filt
 
 def test_an_unknown_way_is_refused():
     with pytest.raises(
-        ValueError, match="A way must be one of direct, clipped, winograd, product, keras. Received: 'wino'"
+        ValueError, match="A way must be one of direct, clipped, winograd, product, tapped, keras. Received: 'wino'"
     ):
         override(conv2d="wino")
 
@@ -306,7 +316,25 @@ def test_the_way_of_a_depthwise_convolution_follows_the_backend_and_the_rate(bac
         return lambda x, *_: names.append(way) or x
 
     monkeypatch.setattr(convolution, "DEPTHWISE_CONV2D", {way: noting(way) for way in DEPTHWISE_CONV2D})
+    monkeypatch.setattr(convolution, "computed_apart", lambda x: x)
     monkeypatch.setattr(keras.backend, "backend", lambda: backend)
     for rate in (1, 2, 36):
         convolution.depthwise_conv2d(tf.zeros([1, 9, 9, 4]), tf.zeros([3, 3, 4, 1]), rate)
     assert names == expected
+
+
+@pytest.mark.parametrize("backend, expected", [("jax", ["keras", "tapped", "tapped"]), ("torch", ["keras"] * 3)])
+def test_the_way_of_a_convolution_follows_the_backend_and_the_rate(backend, expected, ways_taken, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    for rate in (1, 2, 36):
+        convolution.conv2d(tf.zeros([1, 9, 9, 4]), tf.zeros([3, 3, 4, 4]), rate)
+    assert ways_taken == expected
+
+
+@pytest.mark.parametrize("backend, rate, count", [("jax", 1, 1), ("jax", 2, 2), ("torch", 2, 1), ("tensorflow", 1, 2)])
+def test_the_parts_of_a_grouped_convolution_are_apart_where_it_has_no_gradient(backend, rate, count, monkeypatch):
+    called = []
+    monkeypatch.setattr(convolution, "conv2d", lambda x, *_: called.append(x.shape[-1]) or x)
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    convolution.grouped_conv2d(tf.zeros([1, 9, 9, 4]), tf.zeros([3, 3, 2, 4]), 2, rate)
+    assert called == [4 // count] * count
