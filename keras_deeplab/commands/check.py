@@ -59,13 +59,9 @@ def main(argv):
     if names is not None and len(names) != options.num_classes:
         problems.append(f"classes.txt names {len(names)} classes, but --num-classes is {options.num_classes}.")
         names = None
-    for line in report.notes:
-        print(line)
+    _print_first(report.notes)
     command_line.print_table(report.histogram(names))
-    for line in problems[:PRINTED_FAULTS]:
-        print(line)
-    if len(problems) > PRINTED_FAULTS:
-        print(f"... and {len(problems) - PRINTED_FAULTS} more.")
+    _print_first(problems)
     if options.to:
         grid(report.pairs, names, options.num_classes, label_rule).save(options.to)
         print(f"wrote {options.to}")
@@ -74,6 +70,13 @@ def main(argv):
             f"{len(problems)} fault{'s' * (len(problems) > 1)} in {len(report.pairs)} pairs: {problems[0]}"
         )
     print(f"{len(report.pairs)} pairs, no faults.")
+
+
+def _print_first(lines):
+    for line in lines[:PRINTED_FAULTS]:
+        print(line)
+    if len(lines) > PRINTED_FAULTS:
+        print(f"... and {len(lines) - PRINTED_FAULTS} more.")
 
 
 def grid(pairs, names, classes, label_rule):

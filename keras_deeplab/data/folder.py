@@ -20,6 +20,7 @@ from PIL import Image
 from keras_deeplab.catalog.datasets import IGNORE
 from keras_deeplab.data.label_rule import BINARY, checked_map, describe, label_table
 from keras_deeplab.data.matching import match, read_lines
+from keras_deeplab.pictures import libjpeg
 from keras_deeplab.pictures.exif import swaps_sides
 from keras_deeplab.pictures.labels import check_class_count, read_label
 from keras_deeplab.pictures.read import read_bytes
@@ -50,7 +51,8 @@ class Report:
         values: (256,) int64, pixels of each label as it is in the files.
         sizes: {(width, height): number of pictures} in pixels, of the pictures that were read.
         scanned: number of label maps that were read.
-        notes: lines about how the files were found: suffixes, and files that were left out.
+        notes: lines about how the files were found (suffixes, and files that were left out), and about JPEG files that are
+            damaged but can be read.
     """
 
     pairs: list
@@ -150,7 +152,7 @@ def check_pairs(
         )
     check_class_count(num_classes, reduce_zero_label)
     table = label_table(reduce_zero_label, label_map)
-    pairs, problems = list(pairs), list(problems)
+    pairs, problems, notes = list(pairs), list(problems), list(notes)
     values, pictures, sizes, scanned = np.zeros(256, np.int64), np.zeros(num_classes, np.int64), Counter(), 0
     all_read = True
 
@@ -163,8 +165,16 @@ def check_pairs(
         for start in range(0, len(order), READ_AT_ONCE):
             if start >= first and pictures.all():
                 break
-            numbers = range(start, min(start + READ_AT_ONCE, len(order)))
-            for faults, count, size in pool.map(check_one, [(number, pairs[order[number]]) for number in numbers]):
+            together = [
+                (number, pairs[order[number]]) for number in range(start, min(start + READ_AT_ONCE, len(order)))
+            ]
+            with libjpeg.overheard() as complaints:
+                results = list(pool.map(check_one, together))
+            if complaints:
+                notes += _unsound_jpegs(
+                    [image for (_, (image, _)), result in zip(together, results, strict=True) if result[2]]
+                )
+            for faults, count, size in results:
                 problems += faults
                 all_read &= count is not None
                 if count is not None:
@@ -188,8 +198,21 @@ def check_pairs(
         values,
         dict(sizes),
         scanned,
-        list(notes),
+        notes,
     )
+
+
+def _unsound_jpegs(paths):
+    """A line for each picture of which libjpeg says that its data is damaged. It is read all the same, as by OpenCV."""
+    lines = []
+    for path in paths:
+        with libjpeg.overheard() as complaints:
+            read_bytes(path.read_bytes(), path)
+        if complaints:
+            lines.append(
+                f"{path} is damaged, and is used as far as it can be read ({complaints[0]}). Copy or save the file again."
+            )
+    return lines
 
 
 def picture_sizes(pairs, at_most):

@@ -1,5 +1,7 @@
 """Folders of images and labels: which files belong together, and one line for each kind of fault."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,6 +10,7 @@ from support.drawn import picture
 from keras_deeplab.data import folder
 from keras_deeplab.data.matching import match
 from keras_deeplab.data.pairs import find_pairs
+from keras_deeplab.pictures import libjpeg
 from keras_deeplab.pictures.exif import ORIENTATION
 
 
@@ -115,6 +118,27 @@ def test_each_fault_is_one_line_that_names_the_file(folders, name, damage, parts
     report = folder.check(*folders, 3)
     assert len(report.problems) == 1 and "\n" not in report.problems[0]
     assert all(part in report.problems[0] for part in parts), report.problems
+
+
+def test_a_jpeg_that_libjpeg_complains_of_is_named_and_used(folders, capfd):
+    whole = (folders[0] / "a.jpg").read_bytes()
+    (folders[0] / "a.jpg").write_bytes(
+        whole[: len(whole) - 60] + whole[-2:]
+    )  # OpenCV reads it too, with the same complaint
+    report = folder.check(*folders, 3)
+    assert report.problems == [] and report.sizes == {(32, 24): 3}
+    assert len(report.notes) == 1 and report.notes[0].startswith(
+        f"{folders[0] / 'a.jpg'} is damaged, and is used as far as"
+    )
+    assert "(Corrupt JPEG data: premature end of data segment)" in report.notes[0]
+    assert capfd.readouterr().err == ""
+
+
+def test_what_others_write_while_libjpeg_is_overheard_appears_afterwards(capfd):
+    with libjpeg.overheard() as complaints:
+        os.write(2, b"Corrupt JPEG data: premature end of data segment\nhello\n")
+    assert complaints == ["Corrupt JPEG data: premature end of data segment"]
+    assert "hello" in capfd.readouterr().err
 
 
 def test_values_above_the_classes_explain_the_zero_rule(folders):
