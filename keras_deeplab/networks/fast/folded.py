@@ -8,13 +8,14 @@ import numpy as np
 from keras import ops
 
 from keras_deeplab.keras_tools import at_least_float32, serializable
-from keras_deeplab.networks.fast.convolution import ASPP_RATE, add_bias, depthwise_conv2d, separable_by_channels
+from keras_deeplab.networks.fast.convolution import ASPP_RATE, add_bias, separable_by_channels
 from keras_deeplab.networks.fast.graph import one_after_another
-from keras_deeplab.networks.fast.interleaved import pair
+from keras_deeplab.networks.fast.interleaved import Grids, pair
+from keras_deeplab.networks.fast.winograd import group_size
 from keras_deeplab.networks.initializers import he_normal
 from keras_deeplab.networks.layers import AtrousConv2D, AtrousDepthwiseConv2D
 
-CHANNELS_PER_GROUP = 512  # how many channels of a separable convolution of ASPP are in memory together
+GROUP_BYTES = 2048  # of the channels of a pixel of a separable convolution of ASPP that are in memory together, at most
 # Which of the nine taps reach the map from a pixel, (16, 9). The first axis is the place of the pixel: 4 times its place along
 # the height plus its place along the width, as `_borders` gives them.
 TAPS_AT_BORDERS = np.kron(*[[[1, 1, 1], [0, 1, 1], [1, 1, 0], [0, 1, 0]]] * 2)
@@ -65,14 +66,17 @@ class AtrousSeparableConv2D(keras.layers.Layer):
 
         weights = self.depthwise.kernel, self.depthwise.bias, self.pointwise.kernel
         kernel, bias, matrix = (ops.convert_to_tensor(weight) for weight in weights)
-        total = None
-        for first in range(0, x.shape[-1], CHANNELS_PER_GROUP):
-            group = slice(first, first + CHANNELS_PER_GROUP)
+        size = group_size(x.shape[-1], GROUP_BYTES // x.dtype.size)
+        groups = x.shape[-1] // size
+        grids, total = Grids(tf.unstack(tf.shape(x))[:3], self.dilation_rate), None
+        for i in range(groups):
+            group = slice(i * size, (i + 1) * size)
             # Otherwise TensorFlow may begin all groups at the same time.
             with tf.control_dependencies([] if total is None else [total]):
-                part = x[..., group]
-            part = depthwise_conv2d(part, kernel[:, :, group], self.dilation_rate)
-            part = tf.nn.conv2d(tf.nn.relu(tf.nn.bias_add(part, bias[group])), matrix[:, :, group], 1, "SAME")
+                part = grids.split(x, i, groups)
+            part = tf.nn.depthwise_conv2d(part, kernel[:, :, group], [1, 1, 1, 1], "SAME")
+            part = grids.join(tf.nn.relu(tf.nn.bias_add(part, bias[group])))
+            part = tf.nn.conv2d(part, matrix[:, :, group], 1, "SAME")
             part = ops.cast(part, at_least_float32(part.dtype))  # only the sum of all parts is rounded to bfloat16
             total = part if total is None else total + part
         return ops.cast(total, x.dtype)

@@ -62,3 +62,54 @@ def interleaved_depthwise_conv2d(x, kernel, rate):
 
     # As a tensor: for a variable TensorFlow would require a gradient with another signature.
     return convolution(x, tf.convert_to_tensor(kernel))
+
+
+class Grids:
+    """The grids of maps (N, H, W, C), for inference on TensorFlow: each way is a single copy, which takes half the time.
+
+    Args:
+        shape: N, H and W.
+        rate: pixels from one tap to the next, or (down, across).
+    """
+
+    def __init__(self, shape, rate):
+        import tensorflow as tf
+
+        n, height, width = shape
+        down, across = (tf.minimum(*axis) for axis in zip(pair(rate), (height, width), strict=True))
+        rows, columns = -(-height // down), -(-width // across)  # of a grid
+        self.shape = [down * across * n, rows, columns]
+        # Of each grid pixel (down, across, N, rows, columns): its pixel of the maps, and whether that lies on the map.
+        y = (tf.range(down)[:, None] + tf.range(rows) * down)[:, None, None, :, None]
+        x = (tf.range(across)[:, None] + tf.range(columns) * across)[None, :, None, None, :]
+        picture = tf.range(n)[:, None, None]
+        pixels = (picture * height + tf.minimum(y, height - 1)) * width + tf.minimum(x, width - 1)
+        self.pixels, self.inside = (
+            tf.reshape(of_grids, [-1]) for of_grids in (pixels, (y < height) & (x < width) & (picture >= 0))
+        )
+        # Of each pixel of the maps (N, H, W): its grid pixel.
+        y, x = tf.range(height)[:, None], tf.range(width)
+        self.places = (((y % down * across + x % across) * n + picture) * rows + y // down) * columns + x // across
+
+    def split(self, x, group, groups):
+        """The grids of one of `groups` equal parts of the channels of `x`: (down * across * N, rows, columns, C').
+
+        Beyond the map they are zero.
+        """
+        import tensorflow as tf
+
+        channels = x.shape[-1] // groups
+        values = tf.gather(tf.reshape(x, [-1, channels]), self.pixels * groups + group)
+        # A product with zero would leave NaN, and take longer in bfloat16.
+        bits = {2: tf.int16, 4: tf.int32, 8: tf.int64}[x.dtype.size]
+        mask = -tf.cast(self.inside, bits)[:, None]
+        values = tf.bitcast(tf.bitwise.bitwise_and(tf.bitcast(values, bits), mask), x.dtype)
+        return tf.reshape(values, [*self.shape, channels])
+
+    def join(self, grids):
+        """The maps (N, H, W, C') of grids."""
+        import tensorflow as tf
+
+        channels = grids.shape[-1]
+        maps = tf.gather(tf.reshape(grids, [-1, channels]), self.places)
+        return tf.ensure_shape(maps, [None, None, None, channels])

@@ -43,12 +43,24 @@ def separable(filters, channels, rate, **options):
 @pytest.mark.parametrize("rate", [1, 2, 12, 36])
 @pytest.mark.parametrize("dtype, bound", [("float32", 2e-5), ("bfloat16", 4e-2)])
 def test_separable_convolution_is_both_one_after_the_other(height, width, rate, dtype, bound, monkeypatch):
-    monkeypatch.setattr(folded, "CHANNELS_PER_GROUP", 3)  # of 7, so that the last group is smaller
-    layer = separable(5, 7, rate, dtype=dtype)
-    x = keras.ops.cast(random.standard_normal((2, height, width, 7)), dtype)
+    monkeypatch.setattr(folded, "GROUP_BYTES", 12)  # 3 or all of 6 channels
+    layer = separable(5, 6, rate, dtype=dtype)
+    x = keras.ops.cast(random.standard_normal((2, height, width, 6)), dtype)
     kernel, bias, matrix, last_bias = (np.asarray(weight.value, "float32") for weight in layer.weights)
-    dense = kernel * np.eye(7, dtype="float32")
+    dense = kernel * np.eye(6, dtype="float32")
     expected = np.maximum(convolved(np.asarray(x, "float32"), dense, 1, rate) + bias, 0) @ matrix[0, 0] + last_bias
     result = layer(x)
     assert result.dtype == dtype and result.shape == layer.compute_output_shape(x.shape)
     np.testing.assert_allclose(np.asarray(result, "float32"), expected, atol=bound * max(1, expected.std()))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_infinite_features_reach_no_pixel_that_has_no_tap_there(dtype):
+    layer = separable(5, 6, 12, dtype=dtype)
+    layer.depthwise.kernel.assign(np.ones((3, 3, 6, 1)))  # the ReLU would hide minus infinity
+    x = np.zeros((1, 13, 30, 6))
+    x[0, -1, -1] = np.inf  # grids are padded with copies of it, which are masked
+    finite = np.isfinite(np.asarray(layer(keras.ops.cast(x, dtype)), "float64")).all(-1)[0]
+    expected = np.ones((13, 30), bool)
+    expected[[[12], [0]], [29, 17]] = False  # itself, and those whose taps lie on it
+    np.testing.assert_array_equal(finite, expected)
