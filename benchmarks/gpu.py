@@ -8,11 +8,11 @@ exact. float32 is what each framework does by default, which is TF32 in convolut
 our `mixed_bfloat16`. exact is float32 without TF32, and shows how far the results of both sides are from each other.
 
 Needs Keras, JAX and what benchmarks/original.py needs, all with a GPU. Each side of a line is a process of its own. N of them
-compile at a time, those of all lines, for S seconds at most. All try out algorithms on the one GPU: of 12 at a time, none of
-six training steps was ready after two minutes, and XLA alone takes one. Then those that are ready take turns, and one
-computes at a time. Our side runs with XLA's measured choice of algorithms and with cuDNN's own ("untuned", which compiles
-sooner), the original with channels-last tensors eagerly and by torch.compile. Memory is each framework's peak on the GPU;
-ours includes what XLA needed while it chose algorithms.
+compile at a time, for S seconds in all. They try out algorithms on the one GPU: of 12 at a time, none of six training steps
+was ready after two minutes. Then those that are ready take turns, and one computes at a time. Our side runs with XLA's
+measured choice of algorithms and with cuDNN's own ("untuned", which compiles sooner), the original with channels-last tensors
+eagerly and by torch.compile. Memory is each framework's peak on the GPU; ours includes what XLA needed while it chose
+algorithms.
 """
 
 import argparse
@@ -67,15 +67,16 @@ class Side:
         self.seconds.append(self.worker.ask(run="run")["seconds"] / self.passes)
 
 
-def ready(sides, options):
-    """The sides that could make their functions in time. The others are ended, since they would disturb."""
+def ready(line, options):
+    """The sides of a line that could make their functions in time. The others are ended, since they would disturb."""
+    sides = [Side(line, name, options) for name in options.sides]
     with ThreadPoolExecutor(options.together) as pool:
         made = [pool.submit(side.make) for side in sides]
         wait(made, options.seconds)
         for side, future in zip(sides, made, strict=True):
             if not future.done():
                 future.cancel()
-                print(f"{side.line} {side.name}: not ready in time. Its last words: {side.worker.kill()}", flush=True)
+                print(f"{line} {side.name}: not ready in time. Its last words: {side.worker.kill()}", flush=True)
     return [side for side in sides if side.result is not None]
 
 
@@ -111,6 +112,13 @@ def line_of(text):
     return text
 
 
+def count_of(text):
+    """The `type` of --turns and --together."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more. Received: {text!r}")
+    return int(text)
+
+
 def batch_of(text):
     """The `type` of --batch: (kind, number of pictures)."""
     kind, _, count = text.partition("=")
@@ -124,17 +132,16 @@ def main(arguments=None):
     parser.add_argument("lines", metavar="LINE", nargs="*", type=line_of, default=LINES)
     parser.add_argument("--batch", metavar="KIND=N", nargs="+", type=batch_of, default=[])
     parser.add_argument("--size", nargs=2, type=int, default=[512, 1024])
-    parser.add_argument("--turns", type=int, default=8)
+    parser.add_argument("--turns", type=count_of, default=8)
     parser.add_argument("--seconds", type=float, default=600.0)
-    parser.add_argument("--together", type=int, default=2)
+    parser.add_argument("--together", type=count_of, default=2)
     parser.add_argument("--sides", nargs="+", choices=[*OURS, *ORIGINAL], default=[*OURS, *ORIGINAL])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     options.batch = BATCH | dict(options.batch)
     measured = []
-    all_sides = ready([Side(line, name, options) for line in options.lines for name in options.sides], options)
     for line in options.lines:
-        sides = [side for side in all_sides if side.line == line]
+        sides = ready(line, options)
         for _ in range(options.turns):
             for side in sides:
                 side.turn()

@@ -20,6 +20,7 @@ class Progress:
     """
 
     def __init__(self, total, done=0, shown=True, before="", noun="pictures"):
+        shown = shown and sys.stderr is not None  # it is None if the caller has closed it
         self.total, self.done, self.failed, self.shown = total, done, 0, shown
         self.before, self.noun, self.note = before, noun, ""
         self.is_terminal = shown and sys.stderr.isatty()

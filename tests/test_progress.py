@@ -34,3 +34,10 @@ def test_it_is_written_over_on_a_terminal(capsys, monkeypatch):
 
 def test_it_can_be_left_out(capsys, monkeypatch):
     assert shown(capsys, monkeypatch, shown=False) == ""
+
+
+def test_without_a_standard_error_nothing_is_shown(monkeypatch):
+    monkeypatch.setattr("sys.stderr", None)  # as Python has it if the caller has closed it
+    with Progress(2) as bar:
+        bar.add()
+    assert bar.done == 1 and not bar.shown

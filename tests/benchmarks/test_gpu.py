@@ -62,6 +62,8 @@ def test_the_table_has_the_ratio_to_our_side_and_the_difference_of_the_results(r
         (["forward:row:float16"], "Received: 'forward:row:float16'"),
         (["--batch", "step"], "must be forward|step=N, N 1 or more. Received: 'step'"),
         (["--batch", "step=0"], "Received: 'step=0'"),
+        (["--together", "0"], "must be 1 or more. Received: '0'"),
+        (["--turns", "-1"], "must be 1 or more. Received: '-1'"),
         (["--sides", "theirs"], "invalid choice: 'theirs'"),
     ],
 )

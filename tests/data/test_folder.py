@@ -122,9 +122,8 @@ def test_each_fault_is_one_line_that_names_the_file(folders, name, damage, parts
 
 def test_a_jpeg_that_libjpeg_complains_of_is_named_and_used(folders, capfd):
     whole = (folders[0] / "a.jpg").read_bytes()
-    (folders[0] / "a.jpg").write_bytes(
-        whole[: len(whole) - 60] + whole[-2:]
-    )  # OpenCV reads it too, with the same complaint
+    # OpenCV reads it too, with the same complaint.
+    (folders[0] / "a.jpg").write_bytes(whole[: len(whole) - 60] + whole[-2:])
     report = folder.check(*folders, 3)
     assert report.problems == [] and report.sizes == {(32, 24): 3}
     assert len(report.notes) == 1 and report.notes[0].startswith(

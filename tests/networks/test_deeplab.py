@@ -223,9 +223,8 @@ def test_a_class_count_is_a_positive_integer(classes):
 
 def test_the_constructor_documents_every_argument():
     for model in (kd.DeepLabV3, kd.DeepLabV3Plus):
-        _, *arguments = inspect.signature(
-            model.__init__
-        ).parameters.values()  # of the class, Python 3.11.2 says (*args)
+        # Of the class, Python 3.11.2 says (*args).
+        _, *arguments = inspect.signature(model.__init__).parameters.values()
         assert len(arguments) > 10
         for argument in arguments:
             if argument.kind is not argument.VAR_KEYWORD:

@@ -54,6 +54,5 @@ def shifted_depthwise_conv2d(x, kernel, rate, strides=1):
 
     if strides > 1:
         return convolve(x, kernel)
-    return ops.custom_gradient(with_gradient)(
-        x, ops.copy(kernel)
-    )  # for a variable TensorFlow would require another signature
+    # A copy, because for a variable TensorFlow would require a gradient with another signature.
+    return ops.custom_gradient(with_gradient)(x, ops.copy(kernel))

@@ -33,9 +33,8 @@ def tapped_conv2d(x, kernel, rate):
 
         return _convolve(x, kernel, rate), gradient
 
-    return ops.custom_gradient(with_gradient)(
-        x, ops.copy(kernel)
-    )  # for a variable TensorFlow would require another signature
+    # A copy, because for a variable TensorFlow would require a gradient with another signature.
+    return ops.custom_gradient(with_gradient)(x, ops.copy(kernel))
 
 
 def _convolve(x, kernel, rate):

@@ -42,12 +42,13 @@ def separable(filters, channels, rate, **options):
 @pytest.mark.parametrize("height, width", [(8, 11), (3, 30), (1, 1)])
 @pytest.mark.parametrize("rate", [1, 2, 12, 36])
 @pytest.mark.parametrize("dtype, bound", [("float32", 2e-5), ("bfloat16", 4e-2)])
-def test_separable_convolution_is_both_one_after_the_other(height, width, rate, dtype, bound, monkeypatch):
-    monkeypatch.setattr(folded, "GROUP_BYTES", 12)  # 3 or all of 6 channels
-    layer = separable(5, 6, rate, dtype=dtype)
-    x = keras.ops.cast(random.standard_normal((2, height, width, 6)), dtype)
+@pytest.mark.parametrize("channels", [6, 7])
+def test_separable_convolution_is_both_one_after_the_other(height, width, rate, dtype, bound, channels, monkeypatch):
+    monkeypatch.setattr(folded, "GROUP_BYTES", 12)  # in float32 three channels of 6, and one of 7
+    layer = separable(5, channels, rate, dtype=dtype)
+    x = keras.ops.cast(random.standard_normal((2, height, width, channels)), dtype)
     kernel, bias, matrix, last_bias = (np.asarray(weight.value, "float32") for weight in layer.weights)
-    dense = kernel * np.eye(6, dtype="float32")
+    dense = kernel * np.eye(channels, dtype="float32")
     expected = np.maximum(convolved(np.asarray(x, "float32"), dense, 1, rate) + bias, 0) @ matrix[0, 0] + last_bias
     result = layer(x)
     assert result.dtype == dtype and result.shape == layer.compute_output_shape(x.shape)
