@@ -120,7 +120,16 @@ def winograd_conv2d(x, kernel, rate):
     return in_shared_function(_convolution, x, kernel, rate)
 
 
-def _convolution(x, kernel, rate):
+def portable_winograd_conv2d(x, kernel, rate):
+    """As `winograd_conv2d`, in operations that older versions of TensorFlow and the converters have. It takes more memory."""
+    return in_shared_function(_portable_convolution, x, kernel, rate)
+
+
+def _portable_convolution(x, kernel, rate):
+    return _convolution(x, kernel, rate, is_portable=True)
+
+
+def _convolution(x, kernel, rate, is_portable=False):
     import tensorflow as tf
 
     form, dtype = FORMS[x.dtype.name], x.dtype
@@ -155,14 +164,22 @@ def _convolution(x, kernel, rate):
     tiles_per_chunk = -(-tiles // chunks)  # all chunks have the same size, so the last one repeats some tiles
 
     def group_operands(j):
-        """Of group `j` of the channels: all pixels (pixels + 1, group), and the transformed kernel (points, group, F)."""
+        """Of group `j` of the channels: what `values_at` takes, and the transformed kernel (points, group, F)."""
         kernel_points = tf.matmul(kernel_transform, kernel[:, j])
-        return tf.pad(x[:, j], [[0, 1], [0, 0]]), tf.reshape(kernel_points, [points, group, filters])
+        of_group = tf.pad(x[:, j], [[0, 1], [0, 0]]) if is_portable else tf.convert_to_tensor(j)
+        return of_group, tf.reshape(kernel_points, [points, group, filters])
 
-    def chunk_output(i, group_pixels, kernel_points):
+    def values_at(numbers, of_group):
+        """A group's channels of the pixels of these numbers (...): (..., group)."""
+        if is_portable:
+            return tf.gather(of_group, numbers)
+        indices = tf.stack([numbers, tf.zeros_like(numbers) + of_group], axis=-1)
+        return tf.gather_nd(x, indices, bad_indices_policy="IGNORE")  # zeros for the padding pixel
+
+    def chunk_output(i, of_group, kernel_points):
         """What a group of channels adds to the output of chunk `i`: (side**2 * tiles, F)."""
         first = tf.minimum(i * tiles_per_chunk, tiles - tiles_per_chunk)
-        values = tf.gather(group_pixels, tf.slice(pixels, [0, first], [points, tiles_per_chunk]))
+        values = values_at(tf.slice(pixels, [0, first], [points, tiles_per_chunk]), of_group)
         values = tf.matmul(input_transform, tf.reshape(values, [points, tiles_per_chunk * group]))
         products = tf.matmul(tf.reshape(values, [points, tiles_per_chunk, group]), kernel_points)
         output = tf.matmul(output_transform, tf.reshape(products, [points, tiles_per_chunk * filters]))

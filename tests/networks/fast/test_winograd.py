@@ -11,6 +11,7 @@ from keras_deeplab.networks.layers import AtrousConv2D
 
 random = np.random.default_rng(0)
 DTYPES = ("float32", "bfloat16")
+CONVOLUTIONS = (winograd.winograd_conv2d, winograd.portable_winograd_conv2d)
 
 
 def operands(n, height, width, channels, filters, dtype="float32"):
@@ -24,24 +25,25 @@ def exact(x, kernel, rate):
     return clipped_conv2d(tf.cast(x, tf.float64), tf.cast(kernel, tf.float64), rate).numpy()
 
 
-def any_size(kernel, rate):
+def any_size(convolve, kernel, rate):
     """Winograd's convolution in a graph for maps of any size."""
     signature = [tf.TensorSpec([None, None, None, kernel.shape[2]], kernel.dtype)]
-    return tf.function(lambda x: winograd.winograd_conv2d(x, kernel, rate), input_signature=signature)
+    return tf.function(lambda x: convolve(x, kernel, rate), input_signature=signature)
 
 
-def one_size(kernel, rate, jit_compile):
+def one_size(convolve, kernel, rate, jit_compile):
     """Winograd's convolution in a graph for the size of its first map."""
-    return tf.function(lambda x: winograd.winograd_conv2d(x, kernel, rate), jit_compile=jit_compile)
+    return tf.function(lambda x: convolve(x, kernel, rate), jit_compile=jit_compile)
 
 
+@pytest.mark.parametrize("convolve", CONVOLUTIONS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("tiles", [256, 7])
 @pytest.mark.parametrize(
     "n, height, width, rate",
     [(1, 1, 1, 1), (2, 9, 13, 1), (1, 8, 12, 4), (2, 5, 3, 12), (1, 33, 18, 2), (3, 17, 30, 5)],
 )
-def test_it_equals_the_convolution_at_any_size_and_rate(n, height, width, rate, tiles, dtype, monkeypatch):
+def test_it_equals_the_convolution_at_any_size_and_rate(n, height, width, rate, tiles, dtype, convolve, monkeypatch):
     form = winograd.FORMS[dtype]._replace(tiles=tiles, values=0, channels=tiles - 1)
     monkeypatch.setitem(winograd.FORMS, dtype, form)
     graph.shared_function.cache_clear()
@@ -49,9 +51,9 @@ def test_it_equals_the_convolution_at_any_size_and_rate(n, height, width, rate, 
         n, height, width, 24, 5, dtype
     )  # groups of at most 6 channels give 4 groups; of at most 255, one
     expected = exact(x, kernel, rate)
-    ways = [lambda x: winograd.winograd_conv2d(x, kernel, rate), any_size(kernel, rate)]
+    ways = [lambda x: convolve(x, kernel, rate), any_size(convolve, kernel, rate)]
     bound = {"float32": 2e-5, "bfloat16": 0.05}[dtype] * max(expected.std(), 0.1)
-    for way in ways + [one_size(kernel, rate, jit_compile=tiles == 7)]:
+    for way in ways + [one_size(convolve, kernel, rate, jit_compile=tiles == 7)]:
         result = way(x)
         assert result.dtype == dtype
         np.testing.assert_allclose(tf.cast(result, tf.float64), expected, atol=bound)
@@ -74,10 +76,11 @@ def test_its_rounding_error_is_a_small_multiple_of_the_plain_ones(dtype, multipl
     assert error(winograd.winograd_conv2d(x, kernel, 1)) <= multiple * error(tf.nn.conv2d(x, kernel, 1, "SAME"))
 
 
-def test_its_gradient_is_the_plain_ones():
+@pytest.mark.parametrize("convolve", CONVOLUTIONS)
+def test_its_gradient_is_the_plain_ones(convolve):
     x, kernel = operands(1, 9, 14, 4, 3)
     gradients = []
-    for way in (winograd.winograd_conv2d, clipped_conv2d):
+    for way in (convolve, clipped_conv2d):
         with tf.GradientTape() as tape:
             tape.watch([x, kernel])
             loss = tf.reduce_sum(way(x, kernel, 2) ** 2)
@@ -90,9 +93,8 @@ def test_its_gradient_is_the_plain_ones():
 def is_taken(monkeypatch):
     """A function that says whether a convolution of the shapes takes Winograd's way, without computing it."""
     calls = []
-    monkeypatch.setattr(
-        convolution, "winograd_conv2d", lambda x, kernel, _: calls.append(True) or x[..., : kernel.shape[3]]
-    )
+    for name in ("winograd_conv2d", "portable_winograd_conv2d"):
+        monkeypatch.setattr(convolution, name, lambda x, kernel, _: calls.append(True) or x[..., : kernel.shape[3]])
     monkeypatch.setattr(convolution, "in_shared_function", lambda convolve, x, kernel, _: x[..., : kernel.shape[3]])
     ways = {way: lambda x, kernel, _: x[..., : kernel.shape[3]] for way in convolution.CONV2D}
     monkeypatch.setattr(convolution, "CONV2D", ways)
