@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 
 import keras
+import numpy as np
 from keras import ops
 
 serializable = keras.saving.register_keras_serializable("keras_deeplab")
@@ -45,31 +46,48 @@ class Snapshot:
     """
 
     def __init__(self, variables):
-        self.variables = list(variables)
-        self.values = [_held_value(variable) for variable in self.variables]
+        self._read = _reader_of(list(variables))
+
+    def take(self):
+        """Takes the values that the variables have now.."""
+        self._values = self._read()
+        self._marks = _marks_of(self._values)
 
     def is_current(self):
-        """Whether all variables still have these values."""
-        now = map(_held_value, self.variables)
-        return all(mark == mark_now for (_, mark), (_, mark_now) in zip(self.values, now, strict=True))
+        """Whether all variables still have the values that were taken."""
+        return self._marks == _marks_of(self._read())
 
 
-def _held_value(variable):
-    """(a variable's value, a mark that is the same as long as the variable has this value and somebody holds it)."""
-    value, backend = variable.value, keras.backend.backend()
-    if backend == "jax":
-        return value, id(value)
-    if backend != "tensorflow":
-        return value, object()
-    import numpy as np
+def _reader_of(variables):
+    """A function that gives the values of variables without a copy; in TensorFlow all are read in one call."""
+    if keras.backend.backend() != "tensorflow":
+        return lambda: [variable.value for variable in variables]
     import tensorflow as tf
 
-    if isinstance(value, tf.distribute.DistributedValues):  # replicas have equal values
-        value = value.values[0]
-    value = tf.raw_ops.ReadVariableOp(resource=value.handle, dtype=value.dtype)
-    if "CPU" not in value.device or value.dtype not in (tf.float32, tf.float64, tf.float16):
-        return value, object()
-    return value, np.asarray(memoryview(value)).__array_interface__["data"][0]  # where it lies in memory
+    values = [variable.value for variable in variables]
+    # Replicas have equal values.
+    values = [value.values[0] if isinstance(value, tf.distribute.DistributedValues) else value for value in values]
+
+    def read():
+        return [tf.raw_ops.ReadVariableOp(resource=value.handle, dtype=value.dtype) for value in values]
+
+    return tf.function(read, autograph=False).get_concrete_function()
+
+
+def _marks_of(values):
+    """What is equal as long as variables have these values and somebody holds them."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        return [id(value) for value in values]
+    if backend != "tensorflow":
+        return object()
+    import tensorflow as tf
+
+    if any("CPU" not in value.device or value.dtype not in (tf.float32, tf.float64, tf.float16) for value in values):
+        return object()
+    return [
+        np.asarray(memoryview(value)).__array_interface__["data"][0] for value in values
+    ]  # where they lie in memory
 
 
 NO_CLASS = 2**15  # float16 holds it too
@@ -105,3 +123,9 @@ def label_maps(labels, predictions):
     if "float" in keras.backend.standardize_dtype(labels.dtype):
         labels = ops.where(ops.equal(labels, ops.floor(labels)), labels, NO_CLASS)
     return ops.cast(labels, "int32")
+
+
+def per_channel(values, dtype):
+    """Numbers for the channels of a map as an array, or as one number if all are equal, which TensorFlow uses in less time."""
+    values = np.array(values, dtype)
+    return values[0] if (values == values[0]).all() else values

@@ -13,7 +13,8 @@ from keras_deeplab.networks.fast import processor
 from keras_deeplab.networks.fast.convolution import Purpose
 
 BAND_VALUES = 16 * 1024 * 1024  # scores in memory at once: those of a band, which has at least one row of pixels
-TILE_PIXELS = 64 * 1024  # pixels of a tile, which has at least one column of the band
+TILE_PIXELS = 16 * 1024  # pixels of a tile, which has at least one column of the band
+TILES_AT_ONCE = 8  # at most: TensorFlow computes as many at the same time as there are cores
 
 
 def combined(scores):
@@ -108,7 +109,7 @@ def labels_by_tiles(coarse, rows, columns, graph_is_for):
         tile = tf.ensure_shape(weights[:, left:right] @ scores[:, left:right], [classes, None, None])
         return i + 1, labels.write(i, best_class(tile))
 
-    _, labels = tf.while_loop(lambda i, _: i < tiles, step, [0, labels], parallel_iterations=1)
+    _, labels = tf.while_loop(lambda i, _: i < tiles, step, [0, labels], parallel_iterations=TILES_AT_ONCE)
     return tf.transpose(labels.concat())
 
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from keras_deeplab.catalog.protocol import Protocol
 from keras_deeplab.inference.label_map import merge
-from keras_deeplab.keras_tools import Snapshot
+from keras_deeplab.keras_tools import Snapshot, per_channel
 from keras_deeplab.networks.fast.convolution import Purpose, purpose
 from keras_deeplab.networks.fold import fold_norms, refold
 from keras_deeplab.networks.layers import interpolation_matrix
@@ -206,7 +206,7 @@ class Network:
         self.align_corners = self.folded.get_config()["align_corners"]
         self.protocol, self.threshold = model.protocol, model.threshold
         self.coarse = keras.Model(self.folded.input, self.folded.get_layer("logits").input[0])
-        self.mean = np.array(self.folded.get_layer("normalize").mean, "float32")
+        self.mean = per_channel(self.folded.get_layer("normalize").mean, "float32")
         self.score_stride = 4 if model.has_decoder else model.get_config()["output_stride"]
         self.seen = None  # the weights that were folded, if they are remembered
         self.view, self.padded_view, self.scores = self._view, self._padded_view, self._scores
@@ -363,10 +363,14 @@ def network_of(model, *, calls_again=False):
     is_new = network is None or (network.protocol, network.threshold) != (model.protocol, model.threshold)
     if not is_new and (network.folded is model or (network.seen and network.seen.is_current())):
         return network
-    seen = Snapshot(model.weights) if calls_again else None  # before they are folded, so that no later change is missed
+    seen = None
+    if calls_again:  # before they are folded, so that no later change is missed
+        seen = Snapshot(model.weights) if is_new or network.seen is None else network.seen
+        seen.take()
     if is_new:
         network = _networks[model] = Network(model)
     else:
+        network.seen = None  # until they are folded
         refold(model, network.folded)
     network.seen = seen
     return network

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_deeplab.keras_tools import at_least_float32, over_replicas, serializable
+from keras_deeplab.keras_tools import at_least_float32, over_replicas, per_channel, serializable
 from keras_deeplab.networks.fast import convolution as fast
 
 __all__ = [
@@ -308,7 +308,7 @@ class Normalize(keras.layers.Layer):
     def call(self, images):
         dtype = at_least_float32(self.variable_dtype)
         x = ops.cast(images, dtype)
-        x = (x - np.array(self.mean, dtype)) / np.array(self.std, dtype)
+        x = (x - per_channel(self.mean, dtype)) / per_channel(self.std, dtype)
         return ops.cast(x, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):

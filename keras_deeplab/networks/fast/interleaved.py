@@ -12,7 +12,20 @@ def pair(rate):
     return tuple(rate) if isinstance(rate, (tuple, list)) else (rate, rate)
 
 
-def interleaved_depthwise_conv2d(x, kernel, rate):
+def dilated_depthwise_conv2d(x, kernel, rate):
+    """As `interleaved_depthwise_conv2d`, by TensorFlow's own operation, which takes rates above 1 with oneDNN alone.
+
+    Its own gradient ignores the rate and gives no error (TensorFlow 2.21). This one is computed by grids.
+    """
+    import tensorflow as tf
+
+    options = dict(strides=[1, 1, 1, 1], padding="SAME", dilations=[1, *pair(rate), 1])
+    return interleaved_depthwise_conv2d(
+        x, kernel, rate, lambda x, kernel: tf.raw_ops.DepthwiseConv2dNative(input=x, filter=kernel, **options)
+    )
+
+
+def interleaved_depthwise_conv2d(x, kernel, rate, forward=None):
     """A depthwise convolution at stride 1 with zeros around the map, on TensorFlow: one plain convolution of all grids.
 
     The gradient makes the grids again: if the forward pass kept them, those of ASPP would take as much memory as four of its
@@ -22,6 +35,8 @@ def interleaved_depthwise_conv2d(x, kernel, rate):
         x: (N, H, W, C).
         kernel: (k, k, C, 1), k odd.
         rate: pixels from one tap to the next, or (down, across).
+        forward: a function of `x` and `kernel` that computes the convolution, so that only its gradient is computed by
+            grids. None, the default: by grids.
 
     Returns:
         (N, H, W, C).
@@ -29,8 +44,11 @@ def interleaved_depthwise_conv2d(x, kernel, rate):
     import tensorflow as tf
 
     shape = tf.unstack(tf.shape(x))[:3]
-    grids = Grids(shape, rate)
     options = [1, 1, 1, 1], "SAME"  # strides, padding
+
+    def by_grids(x, kernel):
+        grids = Grids(shape, rate)
+        return grids.join(tf.nn.depthwise_conv2d(grids.split(x), kernel, *options))
 
     @tf.custom_gradient
     def convolution(x, kernel):
@@ -45,7 +63,7 @@ def interleaved_depthwise_conv2d(x, kernel, rate):
             parts_gradient = tf.nn.depthwise_conv2d_backprop_input(tf.shape(parts), kernel, upstream, *options)
             return padded.join(parts_gradient), kernel_gradient
 
-        return grids.join(tf.nn.depthwise_conv2d(grids.split(x), kernel, *options)), gradient
+        return (forward or by_grids)(x, kernel), gradient
 
     # As a tensor: for a variable TensorFlow would require a gradient with another signature.
     return tf.ensure_shape(convolution(x, tf.convert_to_tensor(kernel)), x.shape)

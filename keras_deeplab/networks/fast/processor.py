@@ -35,6 +35,24 @@ def direct_atrous_convolution_has_gradient(dtype):
     return True
 
 
+@cache
+def dilates_depthwise_convolutions(dtype):
+    """Whether TensorFlow's own depthwise operation follows rates above 1 here: on a CPU with oneDNN, by the dtype."""
+    import tensorflow as tf
+
+    if has_gpu():
+        return False
+    with tf.init_scope(), tf.device("CPU:0"):
+        x, kernel = tf.ones([1, 5, 5, 1], dtype), tf.ones([3, 3, 1, 1], dtype)
+        try:
+            y = tf.raw_ops.DepthwiseConv2dNative(
+                input=x, filter=kernel, strides=[1, 1, 1, 1], padding="SAME", dilations=[1, 2, 2, 1]
+            )
+        except tf.errors.OpError:
+            return False
+        return bool(y[0, 1, 1, 0] == 4)  # of the nine taps 2 by 2 lie on the map
+
+
 def direct_atrous_convolution_skips_padding(dtype):
     """Whether TensorFlow's dilated convolution leaves out the products with the padding, as oneDNN does on such processors."""
     return dtype == "bfloat16" and multiplies_bfloat16_without_amx()

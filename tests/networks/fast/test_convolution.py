@@ -323,6 +323,55 @@ def test_the_way_of_a_depthwise_convolution_follows_the_backend_and_the_rate(bac
     assert names == expected
 
 
+@pytest.mark.parametrize(
+    "graph_is_for, rate, dilates, expected",
+    [
+        (Purpose.INFERENCE, 2, True, "dilated"),
+        (Purpose.INFERENCE, (4, 4), True, "dilated"),
+        (Purpose.INFERENCE, 2, False, "interleaved"),
+        (Purpose.INFERENCE, (2, 4), True, "interleaved"),
+        (Purpose.INFERENCE, 12, True, "interleaved"),
+        (Purpose.ANY_PROCESSOR, 2, True, "interleaved"),
+        (Purpose.TRAINING, 2, True, "interleaved"),
+        (Purpose.CONVERSION, 2, True, "direct"),
+    ],
+)
+def test_small_rates_are_dilated_in_inference_where_the_processor_can(
+    graph_is_for, rate, dilates, expected, monkeypatch
+):
+    taken = []
+    ways = {way: lambda x, *_, way=way: taken.append(way) or x for way in DEPTHWISE_CONV2D}
+    monkeypatch.setattr(convolution, "DEPTHWISE_CONV2D", ways)
+    monkeypatch.setattr(processor, "dilates_depthwise_convolutions", lambda dtype: dilates)
+    with purpose(graph_is_for):
+        convolution.depthwise_conv2d(tf.zeros([1, 9, 9, 4]), tf.zeros([3, 3, 4, 1]), rate)
+    assert taken == [expected]
+
+
+def test_a_processor_that_ignores_the_rate_does_not_dilate(monkeypatch):
+    def ignoring_the_rate(input, filter, strides, padding, dilations):
+        return tf.nn.depthwise_conv2d(input, filter, strides, padding)
+
+    asked = processor.dilates_depthwise_convolutions.__wrapped__
+    monkeypatch.setattr(tf.raw_ops, "DepthwiseConv2dNative", ignoring_the_rate)
+    assert asked("float32") is False
+    monkeypatch.setattr(processor, "has_gpu", lambda: True)
+    assert asked("float32") is False
+
+
+def test_only_a_graph_for_this_machine_has_operations_that_older_versions_lack():
+    layer = AtrousConv2D(512, 3)
+    layer.build((1, None, None, 512))
+
+    def operations(graph_is_for):
+        with purpose(graph_is_for):
+            graph = tf.function(layer).get_concrete_function(tf.TensorSpec([1, None, None, 512])).graph.as_graph_def()
+        return {node.op for function in graph.library.function for node in function.node_def}
+
+    assert "GatherNd" in operations(Purpose.INFERENCE)
+    assert "GatherNd" not in operations(Purpose.ANY_PROCESSOR)
+
+
 @pytest.mark.parametrize("backend, expected", [("jax", ["keras", "tapped", "tapped"]), ("torch", ["keras"] * 3)])
 def test_the_way_of_a_convolution_follows_the_backend_and_the_rate(backend, expected, ways_taken, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: backend)
