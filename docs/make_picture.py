@@ -1,77 +1,56 @@
-"""Trains a small DeepLabV3+ on a photograph labelled at a few spots, and writes the README's picture, docs/china.jpg.
+"""Makes the README's picture, docs/photos.jpg: photographs as a released model labels them.
 
-    python docs/make_picture.py
+    python docs/make_picture.py deeplabv3_mnv2_pascal_quant.tflite
 
-takes a few minutes on two cores and downloads nothing. The photograph is china.jpg of scikit-learn, by danielbuechele,
-CC BY 2.0. Its labels, docs/china_labels.png, were drawn by hand. The network starts from random weights and is trained with
-the labels inside the spots alone; all other pixels have the label 255, "ignore". It is scored on the pixels outside the
-spots. No released weights take part.
+The file is Coral's, and benchmarks/trained.py says how its weights are read. The photographs are those of scikit-image
+(`pip install "keras_deeplab[docs]"`): by Stefan van der Walt (CC0), NASA (public domain) and Daniel Scharstein (CC0).
 """
 
+import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from scipy.ndimage import binary_erosion, distance_transform_edt
+from scipy.ndimage import distance_transform_edt
 
 import keras_deeplab as kd
-from keras_deeplab import recipes
+from keras_deeplab.commands import command_line
 
-HERE = Path(__file__).parent
-CLASSES = {"sky": (126, 192, 238), "tower": (196, 62, 53), "tree": (74, 140, 63), "water": (44, 95, 158)}
-SPOT_RADIUS, SPOT_DISTANCE = 9, 64  # pixels
-ROW = "deeplabv3plus_r18_cityscapes"  # whose layers the network has
-NARROW = dict(base_channels=16, stem_channels=16, aspp_channels=32, low_level_channels=12, auxiliary_channels=16)
-STEPS, BATCH, CROP, LEARNING_RATE = 600, 8, (128, 128), 0.005
-RECIPE_CHANGES = dict(optimizer="AdamW", weight_decay=0.05)
-GAP, FONT_SIZE = 16, 34  # pixels of the picture
+HERE = Path(__file__).resolve().parent
+PHOTOS = ("chelsea", "astronaut", "motorcycle_left")  # files of skimage/data
+HEIGHT = 300  # pixels of a photograph
+GAP, FONT_SIZE = 16, 34  # pixels of `panels`
 
 
-def photograph():
-    """The photograph, (427, 640, 3) uint8."""
-    from sklearn.datasets import load_sample_image
+def photographs():
+    """The photographs, PIL images of one height."""
+    import skimage
 
-    return load_sample_image("china.jpg")
-
-
-def spots(shape):
-    """The pixels, (H, W) bool, of discs in a regular grid."""
-    y, x = np.indices(shape) % SPOT_DISTANCE - SPOT_DISTANCE // 2
-    return np.hypot(x, y) <= SPOT_RADIUS
+    files = [Path(skimage.__file__).parent / "data" / f"{name}.png" for name in PHOTOS]
+    return [Image.open(file).convert("RGB") for file in files]
 
 
-def train(photo, labels, steps):
-    """A narrow DeepLabV3+ that was trained for `steps` steps on one labelled picture."""
-    import keras
+def strip(photos, model):
+    """Photographs side by side, with the colours of their labels.
 
-    keras.utils.set_random_seed(0)
-    recipe = recipes.find(ROW).replace(**RECIPE_CHANGES)
-    model = kd.DeepLabV3Plus(
-        len(CLASSES),
-        backbone="r18",
-        **NARROW,
-        auxiliary_head=True,
-        classes=tuple(CLASSES),
-        palette=tuple(CLASSES.values()),
-    )
-    recipe.compile(model, steps, LEARNING_RATE)
-    with tempfile.TemporaryDirectory() as folder:
-        for name, array in (("images", photo), ("labels", labels)):
-            Path(folder, name).mkdir()
-            Image.fromarray(array).save(Path(folder, name, "china.png"))
-        data = recipe.training_data(
-            Path(folder, "images"),
-            Path(folder, "labels"),
-            batch=BATCH,
-            crop=CROP,
-            seed=0,
-            reduce_zero_label=False,
-            resize="own",
-        )
-        model.fit(data.take(steps), steps_per_epoch=steps, shuffle=False)
-    return model
+    Args:
+        photos: PIL images.
+        model: a `DeepLabV3` or `DeepLabV3Plus`, whose label maps are shown.
+
+    Returns:
+        `PIL.Image.Image`, RGB.
+    """
+    shown = []
+    for photo in photos:
+        size = round(photo.width * HEIGHT / photo.height), HEIGHT
+        labels = Image.fromarray(kd.segment(model, photo)).resize(size, Image.Resampling.NEAREST)
+        photo = photo.resize(size, Image.Resampling.LANCZOS)
+        shown.append(kd.overlay(photo, np.asarray(labels), model.classes, model.palette))
+    sheet = Image.new("RGB", (sum(one.width for one in shown), max(one.height for one in shown)), "white")
+    for i, one in enumerate(shown):
+        sheet.paste(one, (sum(before.width for before in shown[:i]), 0))
+    return sheet
 
 
 def panels(photo, found, classes, palette):
@@ -108,30 +87,18 @@ def widest_place(mask):
     return np.unravel_index(distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1].argmax(), mask.shape)
 
 
-def with_spots(photo, labels, inside):
-    """The photograph with the labels that training sees, in their colours and with a white rim."""
-    inside = inside & (labels < len(CLASSES))
-    rim = inside & ~binary_erosion(inside, iterations=2)
-    shown = photo.copy()
-    shown[inside] = np.array(list(CLASSES.values()), np.uint8)[labels[inside]]
-    shown[rim] = 255
-    return shown
+def main(argv=None):
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("file", metavar="FILE", type=Path, help="the released file")
+    arguments.add_argument("--to", type=Path, default=HERE / "photos.jpg", metavar="FILE")
+    options = arguments.parse_args(argv)
+    if not options.file.exists():
+        arguments.error(f"FILE must be deeplabv3_mnv2_pascal_quant.tflite. There is no {options.file}.")
+    sys.path.insert(0, str(HERE.parent / "benchmarks"))
+    import trained
 
-
-def main(to=HERE / "china.jpg", steps=STEPS):
-    photo, labels = photograph(), np.array(Image.open(HERE / "china_labels.png"))
-    inside = spots(labels.shape)
-    model = train(photo, np.where(inside, labels, 255).astype(np.uint8), int(steps))
-    found = kd.segment(model, photo)
-    counts = kd.metrics.SegmentationScores(len(CLASSES))
-    counts.update_state(np.where(inside, 255, labels)[None], found[None])
-    panels(with_spots(photo, labels, inside), found, list(CLASSES), list(CLASSES.values())).save(
-        to, quality=90, subsampling=0
-    )
-    scores = {name: round(100 * float(value), 1) for name, value in counts.result().items()}
-    print(f"{to}: labels at {(inside & (labels < 255)).mean():.1%} of the pixels; outside of these: {scores}")
-    return scores
+    strip(photographs(), trained.model_of(trained.opened(options.file))).save(options.to, quality=90, subsampling=0)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    command_line.run(main)
