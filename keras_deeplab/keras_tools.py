@@ -49,7 +49,7 @@ class Snapshot:
         self._read = _reader_of(list(variables))
 
     def take(self):
-        """Takes the values that the variables have now.."""
+        """Takes the values that the variables have now."""
         self._values = self._read()
         self._marks = _marks_of(self._values)
 
@@ -85,9 +85,8 @@ def _marks_of(values):
 
     if any("CPU" not in value.device or value.dtype not in (tf.float32, tf.float64, tf.float16) for value in values):
         return object()
-    return [
-        np.asarray(memoryview(value)).__array_interface__["data"][0] for value in values
-    ]  # where they lie in memory
+    # Where they lie in memory.
+    return [np.asarray(memoryview(value)).__array_interface__["data"][0] for value in values]
 
 
 NO_CLASS = 2**15  # float16 holds it too

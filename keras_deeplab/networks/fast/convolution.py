@@ -141,17 +141,17 @@ def depthwise_conv2d(x, kernel, rate=1):
         return DEPTHWISE_CONV2D[forced](x, kernel, rate)
     if keras.backend.backend() != "tensorflow":
         way = "shifted" if keras.backend.backend() == "jax" else "keras"
+    elif rate == 1 or _purpose.get() is Purpose.CONVERSION:
+        way = "direct"
     else:
-        way = (
-            "direct" if rate == 1 or _purpose.get() is Purpose.CONVERSION else _atrous_depthwise_way(x.dtype.name, rate)
-        )
+        way = _atrous_depthwise_way(x.dtype.name, rate)
     outputs = DEPTHWISE_CONV2D[way](x, kernel, rate)
     # In training the norm that follows reads the map several times.
     return computed_apart(outputs) if way == "shifted" and _purpose.get() is Purpose.TRAINING else outputs
 
 
 def _atrous_depthwise_way(dtype, rate):
-    """ "dilated" or "interleaved": see `depthwise_conv2d`."""
+    """The way at a rate above 1 on TensorFlow: see `depthwise_conv2d`."""
     down, across = pair(rate)
     is_small = down == across <= DILATED_RATE and _purpose.get() is Purpose.INFERENCE
     return "dilated" if is_small and processor.dilates_depthwise_convolutions(dtype) else "interleaved"

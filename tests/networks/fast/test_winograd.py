@@ -36,9 +36,11 @@ def one_size(convolve, kernel, rate, jit_compile):
     return tf.function(lambda x: convolve(x, kernel, rate), jit_compile=jit_compile)
 
 
-@pytest.mark.parametrize("convolve", CONVOLUTIONS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("tiles", [256, 7])
+@pytest.mark.parametrize(
+    "convolve, tiles",
+    [(winograd.winograd_conv2d, 256), (winograd.winograd_conv2d, 7), (winograd.portable_winograd_conv2d, 7)],
+)
 @pytest.mark.parametrize(
     "n, height, width, rate",
     [(1, 1, 1, 1), (2, 9, 13, 1), (1, 8, 12, 4), (2, 5, 3, 12), (1, 33, 18, 2), (3, 17, 30, 5)],
