@@ -32,6 +32,7 @@ from PIL import Image  # noqa: E402
 import keras_deeplab as kd  # noqa: E402
 from keras_deeplab.commands import command_line  # noqa: E402
 
+RELEASED = "deeplabv3_mnv2_pascal_quant.tflite"
 SIDE, GREY = authors.CROP[0], 128
 NAMES = {32: "mobilenetv2", 16: "mobilenetv2_dm05"}  # {filters of the first layer: key of `authors.ROWS`}
 KERNELS = {"CONV_2D": "weights", "DEPTHWISE_CONV_2D": "depthwise_weights"}  # {operation: name of its kernel's variable}
@@ -41,6 +42,8 @@ SMALLEST_SHARE = 0.01  # of a picture's pixels that a class has at least to be n
 
 def opened(path):
     """An interpreter of a LiteRT file."""
+    if path.read_bytes()[4:8] != b"TFL3":
+        raise ValueError(f"FILE must be a LiteRT file, such as {RELEASED}. Received: {path}, which is of another kind.")
     resolver = tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES  # others replace the operations
     interpreter = tf.lite.Interpreter(str(path), num_threads=2, experimental_op_resolver_type=resolver)
     interpreter.allocate_tensors()
@@ -99,7 +102,10 @@ def model_of(interpreter, checkpoint=None):
 
 def name_of(variables):
     """The network's key in `authors.ROWS`."""
-    return NAMES[variables["MobilenetV2/Conv/weights"].shape[-1]]
+    kernel = variables.get("MobilenetV2/Conv/weights")
+    if kernel is None or kernel.shape[-1] not in NAMES:
+        raise ValueError(f"FILE must have the authors' MobileNetV2, as {RELEASED} has. Received: another network.")
+    return NAMES[kernel.shape[-1]]
 
 
 def litert(interpreter):

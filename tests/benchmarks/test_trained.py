@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from support import ROOT
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 random = np.random.default_rng(0)
 KERNELS = {  # {name: shape}
     "MobilenetV2/Conv/weights": (3, 3, 3, 8),
@@ -54,7 +55,6 @@ def quantised(tmp_path):
     return path, kernels, biases
 
 
-@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 def test_the_weights_are_those_of_training_but_for_half_a_step_of_the_integers(quantised, trained):
     path, kernels, biases = quantised
     found = trained.variables_of(trained.opened(path))
@@ -81,3 +81,10 @@ def test_a_missing_file_is_named(trained, tmp_path, capsys):
     with pytest.raises(SystemExit):
         trained.main([str(tmp_path / "none.tflite"), str(ROOT / "docs" / "photos.jpg")])
     assert f"Missing: {tmp_path / 'none.tflite'}" in capsys.readouterr().err
+
+
+def test_a_file_of_another_kind_or_network_is_refused(quantised, trained):
+    with pytest.raises(ValueError, match="must be a LiteRT file.*Received: .*photos.jpg, which is of another kind"):
+        trained.opened(ROOT / "docs" / "photos.jpg")
+    with pytest.raises(ValueError, match="must have the authors' MobileNetV2.*Received: another network"):
+        trained.model_of(trained.opened(quantised[0]))
