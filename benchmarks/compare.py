@@ -198,7 +198,8 @@ def title(row, size=None):
     """A short name such as "V3+ R-50 512x1024"."""
     row = find_row(row)
     name = {"DeepLabV3": "V3", "DeepLabV3Plus": "V3+"}[row.class_name]
-    return f"{name} R-{row.backbone[1:]}" + ("" if size is None else f" {size[0]}x{size[1]}")
+    backbone = f"R-{row.backbone[1:]}" if row.backbone[0] == "r" and row.backbone[1].isdecimal() else row.backbone
+    return f"{name} {backbone}" + ("" if size is None else f" {size[0]}x{size[1]}")
 
 
 def network(options, rows):

@@ -32,7 +32,8 @@ from PIL import Image  # noqa: E402
 import keras_deeplab as kd  # noqa: E402
 from keras_deeplab.commands import command_line  # noqa: E402
 
-RELEASED = "deeplabv3_mnv2_pascal_quant.tflite"
+SIZES = {"deeplabv3_mnv2_pascal_quant.tflite": 2_193_224, "deeplabv3_mnv2_dm05_pascal_quant.tflite": 760_904}  # bytes
+RELEASED = next(iter(SIZES))
 SIDE, GREY = authors.CROP[0], 128
 NAMES = {32: "mobilenetv2", 16: "mobilenetv2_dm05"}  # {filters of the first layer: key of `authors.ROWS`}
 KERNELS = {"CONV_2D": "weights", "DEPTHWISE_CONV_2D": "depthwise_weights"}  # {operation: name of its kernel's variable}
@@ -44,6 +45,8 @@ def opened(path):
     """An interpreter of a LiteRT file."""
     if path.read_bytes()[4:8] != b"TFL3":
         raise ValueError(f"FILE must be a LiteRT file, such as {RELEASED}. Received: {path}, which is of another kind.")
+    if (size := path.stat().st_size) != SIZES.get(path.name, size):  # a file that is cut off would crash LiteRT
+        raise ValueError(f"{path.name} must have {SIZES[path.name]} bytes. Received: {size}. Download it again.")
     resolver = tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES  # others replace the operations
     interpreter = tf.lite.Interpreter(str(path), num_threads=2, experimental_op_resolver_type=resolver)
     interpreter.allocate_tensors()
@@ -58,6 +61,9 @@ def variables_of(interpreter):
         scales, zeros, axis = (
             tensors[index]["quantization_parameters"][key] for key in ("scales", "zero_points", "quantized_dimension")
         )
+        if not len(scales):
+            name = tensors[index]["name"]
+            raise ValueError(f"FILE must be quantised, as {RELEASED} is. Received: {name} without a scale.")
         array = interpreter.get_tensor(index).astype("float64")
         shape = [-1 if len(scales) > 1 and i == axis else 1 for i in range(array.ndim)]
         return ((array - zeros.reshape(shape)) * scales.astype("float64").reshape(shape)).astype("float32")
@@ -130,7 +136,7 @@ def their_code(name, checkpoint, folders):
 
 def fitted(path):
     """A picture resized and surrounded, (513, 513, 3) uint8, and the height and the width that it has there."""
-    picture = Image.open(path).convert("RGB")
+    picture = Image.fromarray(kd.read_image(path))
     width, height = (round(side * SIDE / max(picture.size)) for side in picture.size)
     canvas = np.full((SIDE, SIDE, 3), GREY, "uint8")
     canvas[:height, :width] = picture.resize((width, height), Image.Resampling.BILINEAR)

@@ -24,7 +24,7 @@ GAP, FONT_SIZE = 16, 34  # pixels of `panels`
 
 
 def photographs():
-    """The photographs, PIL images of one height."""
+    """The photographs, PIL images."""
     import skimage
 
     files = [Path(skimage.__file__).parent / "data" / f"{name}.png" for name in PHOTOS]

@@ -170,3 +170,8 @@ def test_a_worker_answers_and_an_error_has_its_last_line(tmp_path):
 def test_unknown_names_are_refused(arguments):
     with pytest.raises(ValueError, match="speed|No row is named"):
         compare.main(arguments)
+
+
+def test_a_title_names_the_backbone():
+    titles = [compare.title(f"deeplabv3plus_{backbone}_cityscapes") for backbone in ("r50", "mobilenetv2", "s101")]
+    assert titles == ["V3+ R-50", "V3+ mobilenetv2", "V3+ s101"]

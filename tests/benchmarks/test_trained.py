@@ -86,5 +86,18 @@ def test_a_missing_file_is_named(trained, tmp_path, capsys):
 def test_a_file_of_another_kind_or_network_is_refused(quantised, trained):
     with pytest.raises(ValueError, match="must be a LiteRT file.*Received: .*photos.jpg, which is of another kind"):
         trained.opened(ROOT / "docs" / "photos.jpg")
+    cut = quantised[0].with_name("deeplabv3_mnv2_pascal_quant.tflite")
+    cut.write_bytes(quantised[0].read_bytes()[:100])
+    with pytest.raises(ValueError, match="must have 2193224 bytes. Received: 100. Download it again"):
+        trained.opened(cut)
     with pytest.raises(ValueError, match="must have the authors' MobileNetV2.*Received: another network"):
         trained.model_of(trained.opened(quantised[0]))
+
+
+def test_a_file_in_float32_is_refused(trained, tmp_path):
+    path, kernel = tmp_path / "float.tflite", tf.ones([3, 3, 3, 4])
+    signature = tf.TensorSpec([1, 9, 9, 3])
+    graph = tf.function(lambda x: tf.nn.conv2d(x, kernel, 1, "SAME")).get_concrete_function(signature)
+    path.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([graph]).convert())
+    with pytest.raises(ValueError, match="must be quantised.*Received: .* without a scale"):
+        trained.variables_of(trained.opened(path))
