@@ -92,6 +92,9 @@ class AtrousConv2D(keras.layers.Conv2D):
         return ops.conv(_padded(inputs, self), kernel, padding="valid", **options)
 
     def call(self, inputs):
+        if self.kernel_size == self.strides == (1, 1) and self.groups == 1:
+            outputs = fast.conv2d(inputs, self.kernel, bias=self.bias)
+            return outputs if self.activation is None else self.activation(outputs)
         return _add_bias_and_activate(self.convolution_op(inputs, self.kernel), self)
 
 

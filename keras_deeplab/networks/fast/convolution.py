@@ -28,7 +28,10 @@ from keras_deeplab.networks.fast.winograd import portable_winograd_conv2d, winog
 
 ASPP_RATE = 8  # a convolution of this rate or more is one of ASPP's: the backbones' rates are smaller
 DILATED_RATE = 4  # oneDNN's fast depthwise convolution takes rates up to 4 with AVX2, and 6 with AVX512
-WIDE_MATRIX = 2**19  # weights of a 1x1 kernel from which a matrix product takes less time than oneDNN's convolution
+# Weights of a 1x1 kernel from which a matrix product takes less time than oneDNN's convolution, if it has fewer filters than
+# channels, and otherwise.
+WIDE_MATRIX, EXPANDING_MATRIX = 2**19, 2**18
+COPY_COST = 56.0  # of a value that `clipped` copies, where a multiplication costs 1
 
 
 class Purpose(Enum):
@@ -80,13 +83,13 @@ def override(*, conv2d=None, depthwise_conv2d=None):
     return _set(_override, {"conv2d": conv2d, "depthwise_conv2d": depthwise_conv2d})
 
 
-def conv2d(x, kernel, rate=1):
+def conv2d(x, kernel, rate=1, bias=None):
     """A convolution at stride 1 that keeps the size of the map, on every backend.
 
     | device | rate | way      | when and why                                                                       |
     |--------|------|----------|------------------------------------------------------------------------------------|
     | CPU    | any  | winograd | inference in float32 where it needs the fewest operations: layers with many        |
-    |        |      |          | channels, at rates that are small in comparison with the map                       |
+    |        |      |          | channels, of ASPP too                                                              |
     | CPU    | any  | winograd | inference in bfloat16 on AVX512 without AMX, under the same condition              |
     | CPU    | any  | product  | inference in float32 with a 1x1 kernel of many channels: oneDNN's matrix product   |
     |        |      |          | packs the weights for the processor's cache, its convolution reads them as they    |
@@ -94,8 +97,8 @@ def conv2d(x, kernel, rate=1):
     | CPU    | 1..7 | direct   | clipping saves little: a tenth of the multiplications at rate 4                    |
     | CPU    | 8..  | clipped  | 18 / 34 / 49 % fewer multiplications at rates 12 / 24 / 36 on a 64x128 map         |
     | CPU    | 8..  | direct   | inference in bfloat16 on AVX512 without AMX: oneDNN itself leaves out the products |
-    |        |      |          | with the padding, and V3 takes 6 % less time; with AMX it computes them and takes  |
-    |        |      |          | 6 to 24 times as long as `clipped`                                                 |
+    |        |      |          | with the padding; with AMX it computes them and takes 6 to 24 times as long as     |
+    |        |      |          | `clipped`                                                                          |
     | GPU    | any  | direct   | cuDNN is fast at every rate                                                        |
     | any    | 2..  | clipped  | where `direct` has no gradient: float64, or a dtype that the CPU does not support  |
     | any    | any  | direct   | conversion: one operation for each convolution                                     |
@@ -106,14 +109,23 @@ def conv2d(x, kernel, rate=1):
         x: (N, H, W, C).
         kernel: (k, k, C, F), k odd.
         rate: pixels from one tap to the next.
+        bias: (F,), added to the result. Default None: no bias.
 
     Returns:
         (N, H, W, F).
     """
     kernel = ops.convert_to_tensor(kernel)
     forced = (_override.get() or {}).get("conv2d")
-    if forced and tuple(kernel.shape[:2]) == SIZE_OF_WAY.get(forced, tuple(kernel.shape[:2])):
-        return CONV2D[forced](x, kernel, rate)
+    if forced and tuple(kernel.shape[:2]) != SIZE_OF_WAY.get(forced, tuple(kernel.shape[:2])):
+        forced = None
+    if forced == "product" or not forced and _product_pays(x, kernel):
+        return CONV2D["product"](x, kernel, rate, bias)
+    outputs = CONV2D[forced](x, kernel, rate) if forced else _conv2d(x, kernel, rate)
+    return outputs if bias is None else add_bias(outputs, bias)
+
+
+def _conv2d(x, kernel, rate):
+    """`conv2d` without a bias where no way is forced and a matrix product does not pay."""
     if keras.backend.backend() != "tensorflow":
         return CONV2D["tapped" if keras.backend.backend() == "jax" and rate > 1 else "keras"](x, kernel, rate)
     if rate >= ASPP_RATE and _purpose.get() in (Purpose.INFERENCE, Purpose.ANY_PROCESSOR):
@@ -201,6 +213,11 @@ def separable_by_channels():
     return keras.backend.backend() == "tensorflow" and _purpose.get() is not Purpose.CONVERSION
 
 
+def runs_on_this_cpu():
+    """Whether a graph is for inference on this machine's CPU, so that it may have any operation that TensorFlow has here."""
+    return _purpose.get() is Purpose.INFERENCE and not processor.has_gpu()
+
+
 def add_bias(x, bias):
     """`x` plus a bias for each channel. On TensorFlow it uses the operation that fuses with the convolution before."""
     if keras.backend.backend() == "tensorflow":
@@ -215,8 +232,6 @@ def _fastest_conv2d(x, kernel, rate):
     import tensorflow as tf
 
     inference = _purpose.get() in (Purpose.INFERENCE, Purpose.ANY_PROCESSOR)
-    if inference and _product_pays(x, kernel):
-        return CONV2D["product"](x, kernel, rate)
     plain_way = _plain_way(x, kernel, rate)
 
     def plain_conv2d():
@@ -229,7 +244,8 @@ def _fastest_conv2d(x, kernel, rate):
     n, height, width, _ = ops.shape(x)
     skips = plain_way != "direct" or processor.direct_atrous_convolution_skips_padding(x.dtype.name)
     products = n * _pixels_reached(height, rate, skips) * _pixels_reached(width, rate, skips)
-    pays = winograd_pays(x, kernel, rate, products=products)
+    cost = 1 + COPY_COST * sum(1 / channels for channels in kernel.shape[2:]) if plain_way == "clipped" else 1.0
+    pays = winograd_pays(x, kernel, rate, products, cost)
     winograd = winograd_conv2d if _purpose.get() is Purpose.INFERENCE else portable_winograd_conv2d
     if isinstance(pays, bool):
         return winograd(x, kernel, rate) if pays else plain_conv2d()
@@ -237,13 +253,12 @@ def _fastest_conv2d(x, kernel, rate):
 
 
 def _product_pays(x, kernel):
-    """Whether a 1x1 convolution takes less time as a matrix product.
-
-    The bias and the ReLU that follow are then steps of their own, which a result of many more channels than `x` makes slow.
-    """
+    """Whether this is a 1x1 convolution that takes less time as a matrix product: in float32 inference on a CPU."""
     *size, channels, filters = kernel.shape
-    is_wide = channels * filters >= WIDE_MATRIX and filters <= 2 * channels
-    return is_wide and size == [1, 1] and x.dtype.name == "float32" and not processor.has_gpu()
+    is_wide = channels * filters >= (EXPANDING_MATRIX if filters >= channels else WIDE_MATRIX)
+    if not is_wide or size != [1, 1] or keras.backend.backend() != "tensorflow" or x.dtype.name != "float32":
+        return False
+    return _purpose.get() in (Purpose.INFERENCE, Purpose.ANY_PROCESSOR) and not processor.has_gpu()
 
 
 def _plain_way(x, kernel, rate):
@@ -285,12 +300,13 @@ def _direct(x, kernel, rate):
     return tf.nn.conv2d(x, kernel, 1, "SAME", dilations=rate if tuple(kernel.shape[:2]) != (1, 1) else 1)
 
 
-def _product(x, kernel, rate):
-    """A convolution with a 1x1 kernel as the product of all pixels and the kernel."""
+def _product(x, kernel, rate, bias=None):
+    """A convolution with a 1x1 kernel as the product of all pixels and the kernel, with which the bias fuses."""
     import tensorflow as tf
 
     channels, filters = kernel.shape[2:]
     outputs = tf.matmul(tf.reshape(x, [-1, channels]), tf.reshape(kernel, [channels, filters]))
+    outputs = outputs if bias is None else add_bias(outputs, bias)
     n, height, width, _ = ops.shape(x)
     return tf.reshape(outputs, [n, height, width, filters])
 

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_deeplab.keras_tools import at_least_float32, serializable
-from keras_deeplab.networks.fast.convolution import ASPP_RATE, add_bias, separable_by_channels
+from keras_deeplab.networks.fast.convolution import ASPP_RATE, add_bias, runs_on_this_cpu, separable_by_channels
 from keras_deeplab.networks.fast.graph import one_after_another
 from keras_deeplab.networks.fast.interleaved import Grids, pair
 from keras_deeplab.networks.fast.winograd import group_size
@@ -73,7 +73,7 @@ class AtrousSeparableConv2D(keras.layers.Layer):
             group = slice(i * size, (i + 1) * size)
             # Otherwise TensorFlow may begin all groups at the same time.
             with tf.control_dependencies([] if total is None else [total]):
-                part = grids.split(x, i, groups)
+                part = grids.split(x, i, groups, is_portable=not runs_on_this_cpu())
             part = tf.nn.depthwise_conv2d(part, kernel[:, :, group], [1, 1, 1, 1], "SAME")
             part = grids.join(tf.nn.relu(tf.nn.bias_add(part, bias[group])))
             part = tf.nn.conv2d(part, matrix[:, :, group], 1, "SAME")

@@ -98,13 +98,25 @@ def test_the_product_of_a_1x1_kernel_and_its_gradient_equal_the_direct_way(n, he
         np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-4 * float(tf.reduce_max(tf.abs(expected))))
 
 
+@pytest.mark.parametrize("way", CONV2D)
+@pytest.mark.parametrize("size", [1, 3])
+def test_every_way_adds_the_bias(size, way):
+    x, kernel = operands(7, 9, filters=4, size=size)
+    bias = tf.constant([1.0, -2.0, 3.0, 0.5])
+    with override(conv2d=way):
+        result = convolution.conv2d(x, kernel, bias=bias)
+    np.testing.assert_allclose(result, convolved(x.numpy(), kernel.numpy(), 1, 1) + bias, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "graph_is_for, channels, filters, dtype, expected",
     [
         (Purpose.INFERENCE, 1024, 512, "float32", "product"),
         (Purpose.ANY_PROCESSOR, 512, 1024, "float32", "product"),
-        (Purpose.INFERENCE, 512, 512, "float32", "direct"),  # few weights
-        (Purpose.INFERENCE, 512, 2048, "float32", "direct"),  # the bias and the ReLU of many channels cost more
+        (Purpose.INFERENCE, 512, 512, "float32", "product"),
+        (Purpose.INFERENCE, 256, 1024, "float32", "product"),
+        (Purpose.INFERENCE, 1024, 256, "float32", "direct"),  # few weights
+        (Purpose.INFERENCE, 256, 512, "float32", "direct"),
         (Purpose.INFERENCE, 1024, 512, "bfloat16", "direct"),
         (Purpose.TRAINING, 1024, 512, "float32", "direct"),
         (Purpose.CONVERSION, 1024, 512, "float32", "direct"),
@@ -257,27 +269,31 @@ def test_a_map_of_unknown_size_is_clipped_some_rows_at_a_time(height, width, rat
 
 
 @pytest.mark.parametrize(
-    "layer",
+    "layer, way",
     [
-        AtrousConv2D(256, 3, dilation_rate=12),  # by Winograd's transform
-        AtrousConv2D(256, 3, dilation_rate=36),  # clipped; it would take 2.2 times as much without bands
-        AtrousSeparableConv2D(256, 12, names=("depthwise", "pointwise")),  # 2.2 times as much with all channels at once
+        (AtrousConv2D(256, 3, dilation_rate=12), "winograd"),
+        (AtrousConv2D(256, 3, dilation_rate=36), "clipped"),  # it would take 2.2 times as much without bands
+        (AtrousSeparableConv2D(256, 12, names=("depthwise", "pointwise")), None),  # 2.2 times as much with all channels
     ],
 )
-def test_a_far_convolution_takes_less_memory_than_its_input(layer):
+def test_a_far_convolution_takes_less_memory_than_its_input(layer, way):
     layer.build((None, None, None, 2048))
     graph = tf.function(lambda x: layer(x), input_signature=[tf.TensorSpec([None, None, None, 2048])])
     x = tf.zeros([1, 64, 128, 2048])
-    with purpose(Purpose.INFERENCE):
+    with purpose(Purpose.INFERENCE), override(conv2d=way):
         graph(x)
-    try:
+
+    def memory():
         before = tf.config.experimental.get_memory_info("CPU:0")["current"]
+        tf.config.experimental.reset_memory_stats("CPU:0")
+        y = graph(x)
+        return tf.config.experimental.get_memory_info("CPU:0")["peak"] - before - y.numpy().nbytes
+
+    try:  # the least of several: the allocator counts a block as a whole that is up to twice as large as what it holds
+        least = min(memory() for _ in range(5))
     except ValueError:
         pytest.skip("TensorFlow counts the memory of a CPU only with oneDNN")
-    tf.config.experimental.reset_memory_stats("CPU:0")
-    y = graph(x)
-    memory = tf.config.experimental.get_memory_info("CPU:0")["peak"] - before - y.numpy().nbytes
-    assert memory < x.numpy().nbytes
+    assert least < x.numpy().nbytes
 
 
 @pytest.mark.parametrize("convolve, filters", [(clipped_conv2d, 4), (interleaved_depthwise_conv2d, 1)])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_deeplab.networks.fast import convolution, graph, processor, winograd
+from keras_deeplab.networks.fast import convolution, graph, processor, tiles, winograd
 from keras_deeplab.networks.fast.clipped import clipped_conv2d
 from keras_deeplab.networks.fast.convolution import Purpose, purpose
 from keras_deeplab.networks.layers import AtrousConv2D
@@ -38,15 +38,15 @@ def one_size(convolve, kernel, rate, jit_compile):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    "convolve, tiles",
+    "convolve, count",
     [(winograd.winograd_conv2d, 256), (winograd.winograd_conv2d, 7), (winograd.portable_winograd_conv2d, 7)],
 )
 @pytest.mark.parametrize(
     "n, height, width, rate",
     [(1, 1, 1, 1), (2, 9, 13, 1), (1, 8, 12, 4), (2, 5, 3, 12), (1, 33, 18, 2), (3, 17, 30, 5)],
 )
-def test_it_equals_the_convolution_at_any_size_and_rate(n, height, width, rate, tiles, dtype, convolve, monkeypatch):
-    form = winograd.FORMS[dtype]._replace(tiles=tiles, values=0, channels=tiles - 1)
+def test_it_equals_the_convolution_at_any_size_and_rate(n, height, width, rate, count, dtype, convolve, monkeypatch):
+    form = winograd.FORMS[dtype]._replace(tiles=count, values=0, channels=count - 1)
     monkeypatch.setitem(winograd.FORMS, dtype, form)
     graph.shared_function.cache_clear()
     x, kernel = operands(
@@ -55,7 +55,7 @@ def test_it_equals_the_convolution_at_any_size_and_rate(n, height, width, rate, 
     expected = exact(x, kernel, rate)
     ways = [lambda x: convolve(x, kernel, rate), any_size(convolve, kernel, rate)]
     bound = {"float32": 2e-5, "bfloat16": 0.05}[dtype] * max(expected.std(), 0.1)
-    for way in ways + [one_size(convolve, kernel, rate, jit_compile=tiles == 7)]:
+    for way in ways + [one_size(convolve, kernel, rate, jit_compile=count == 7)]:
         result = way(x)
         assert result.dtype == dtype
         np.testing.assert_allclose(tf.cast(result, tf.float64), expected, atol=bound)
@@ -67,15 +67,52 @@ def test_channels_of_any_number_fall_into_few_groups(channels, group):
 
 
 @pytest.mark.parametrize("dtype, multiple", [("float32", 4), ("bfloat16", 2.5)])
-def test_its_rounding_error_is_a_small_multiple_of_the_plain_ones(dtype, multiple):
+@pytest.mark.parametrize("rate", [1, 4, 8, 12, 24])  # 24x24 pixels are grids of 24, 6, 3, 2 and 1: tiles of every kind
+def test_its_rounding_error_is_a_small_multiple_of_the_plain_ones(rate, dtype, multiple):
     x, kernel = operands(1, 24, 24, 256, 64)
-    expected = exact(x, kernel, 1)
+    expected = exact(x, kernel, rate)
     x, kernel = tf.cast(x, dtype), tf.cast(kernel, dtype)
 
     def error(result):
         return np.sqrt(np.mean((tf.cast(result, tf.float64) - expected) ** 2))
 
-    assert error(winograd.winograd_conv2d(x, kernel, 1)) <= multiple * error(tf.nn.conv2d(x, kernel, 1, "SAME"))
+    plain = tf.nn.conv2d(x, kernel, 1, "SAME", dilations=rate)
+    assert error(winograd.winograd_conv2d(x, kernel, rate)) <= multiple * error(plain)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "size, rate", [(64, 1), (63, 4), (97, 4), (64, 12), (64, 24), (64, 36), (71, 36), (5, 8), (1, 1)]
+)
+def test_tiles_cover_an_axis_once(size, rate, dtype):
+    form = tiles.FORMS[dtype]
+    of_numbers, of_tensors = tiles.Axis(size, rate, form), tiles.Axis(tf.constant(size), rate, form)
+    covered = {}  # the pixel at each place of each tile of each kind
+    for kind, count in enumerate(of_numbers.counts):
+        pixels, inside = of_numbers.pixels(kind)
+        for known, tensor in zip(
+            (pixels, inside, count), (*of_tensors.pixels(kind), of_tensors.counts[kind]), strict=True
+        ):
+            np.testing.assert_array_equal(known, tensor)
+        assert pixels.shape == (form.kinds[kind].of_input.shape[1], count)
+        first = pixels[-form.kinds[kind].first] if count else []
+        places = range(form.kinds[kind].side)
+        covered |= {(kind, tile, place): pixel + place * rate for tile, pixel in enumerate(first) for place in places}
+    places = np.transpose(of_numbers.places())
+    np.testing.assert_array_equal(places, np.transpose(of_tensors.places()))
+    assert [covered[tuple(place)] for place in places.tolist()] == list(range(size))
+
+
+def test_tiles_are_of_the_kind_that_needs_fewer_points():
+    counts = {
+        (64, 1): [0, 0, 0, 16],
+        (64, 12): [0, 0, 24, 0],  # grids of 6 and 5 pixels: two tiles of 3 each
+        (128, 12): [0, 0, 0, 36],  # of 11 and 10: three of 4
+        (64, 24): [0, 8, 16, 0],
+        (64, 36): [8, 28, 0, 0],
+    }
+    for (size, rate), expected in counts.items():
+        assert tiles.Axis(size, rate, tiles.FORMS["float32"]).counts.tolist() == expected
 
 
 @pytest.mark.parametrize("convolve", CONVOLUTIONS)
@@ -116,8 +153,9 @@ def is_taken(monkeypatch):
         (2560, 512, 1, (64, 128), True),
         (512, 512, 4, (64, 128), True),
         (2048, 512, 12, (64, 128), True),
-        (2048, 512, 36, (64, 128), False),  # the taps reach far beyond the map, so clipping saves more
-        (2048, 512, 36, (128, 256), True),
+        (2048, 512, 36, (64, 128), True),
+        (512, 128, 12, (64, 128), True),
+        (512, 128, 12, (9, 13), False),
         (512, 512, 1, (9, 13), False),  # the transform of the kernel costs too much
         (64, 64, 1, (256, 512), False),  # the transforms of the map cost too much
     ],
@@ -134,7 +172,8 @@ def test_it_is_taken_where_it_has_less_to_do(channels, filters, rate, size, expe
         (2560, 512, 1, (64, 128), True),
         (256, 256, 2, (64, 128), True),
         (2048, 512, 12, (64, 128), True),
-        (2048, 512, 24, (64, 128), False),  # oneDNN leaves out the products with the padding
+        (2048, 512, 24, (64, 128), True),
+        (512, 128, 36, (64, 128), False),  # oneDNN leaves out the products with the padding
         (128, 128, 1, (64, 128), False),
     ],
 )
