@@ -1,5 +1,6 @@
 """The length of an axis and a rate in, the tiles of Winograd's convolution along it out: how many, which kind, and where."""
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -70,13 +71,19 @@ class Form(NamedTuple):
     values: int
     channels: int
 
+    @property
+    def areas(self):
+        """For each pair of kinds, row by row: how many pixels a tile depends on, and how many it has."""
+        sizes = np.transpose([(kind.of_input.shape[1], kind.side) for kind in self.kinds]).astype("int32")
+        return [np.multiply.outer(size, size).reshape(-1) for size in sizes]
+
 
 # The rounding error is about 2 times that of a plain convolution of the same dtype. In float32 it would be about 4 times at
 # the usual points 0, 1, -1, 2, -2; in bfloat16 tiles of 4x4 would have 5 times. The tiles, their transform, and the products
 # take about 20 MB each at most. In bfloat16 one product sums all channels: sums of groups would be rounded once more.
 _three, _four = interpolated(3, (0.0, 0.5, -1.0, 2.0)), interpolated(4, (0.0, 0.75, -0.75, 1.5, -1.5))
 FORMS = {
-    "float32": Form((ONE, TWO, _three, _four), most=2**30, tiles=256, values=0, channels=512),
+    "float32": Form((ONE, TWO, _three, _four), most=2**30, tiles=192, values=0, channels=512),
     "bfloat16": Form((ONE, TWO, THREE, _pair), most=3, tiles=256, values=2**18, channels=2**20),
 }
 
@@ -136,12 +143,115 @@ class Axis:
         return kind, tile + in_grid // side, in_grid % side
 
 
+class Plan(NamedTuple):
+    """How a map is cut into tiles: what does not depend on its channels. NumPy arrays, or tensors.
+
+    Tiles of a pair of kinds, down and across, are computed in chunks of the same size. Tiles of zeros fill the last one.
+
+    Attributes:
+        pairs: (P, 2), the pairs of kinds that occur, as numbers.
+        chunks: (P,), how many chunks a pair has.
+        tiles: (P,), how many tiles a chunk of the pair has.
+        pixels: the numbers of the pixels that each tile depends on, those of each pair (pixels, tiles) one after another;
+            N * H * W stands for every pixel beyond a map.
+        begins: (P,), where those of a pair begin.
+        places: (N, H, W), where each pixel of the output lies in the outputs of all chunks (pixels of a tile, tiles) one after
+            another.
+    """
+
+    pairs: object
+    chunks: object
+    tiles: object
+    pixels: object
+    begins: object
+    places: object
+
+    def pixels_of(self, k, form):
+        """Those of pair `k`: (pixels, tiles)."""
+        import tensorflow as tf
+
+        reach = at(form.areas[0], self.pairs[k, 0] * 4 + self.pairs[k, 1])
+        tiles = self.chunks[k] * self.tiles[k]
+        pixels = self.pixels[self.begins[k] : self.begins[k] + reach * tiles]
+        return tf.reshape(pixels, [reach, tiles])
+
+
+def plan(n, height, width, rate, most, form):
+    """The `Plan` of maps of this size, with at most `most` tiles in a chunk."""
+    import tensorflow as tf
+
+    rows, columns = Axis(height, rate, form), Axis(width, rate, form)
+    counts = n * rows.counts[:, None] * columns.counts
+    pairs = np.argwhere(counts) if isinstance(counts, np.ndarray) else tf.cast(tf.where(counts > 0), tf.int32)
+    reaches, areas = form.areas
+    chunks = -(-counts // most)
+    tiles = -(-counts // where(chunks == 0, 1, chunks))
+    beyond = n * height * width
+
+    def pixels_of(k):
+        (y, y_inside), (x, x_inside) = rows.pixels(pairs[k, 0]), columns.pixels(pairs[k, 1])
+        y, y_inside = (of_rows[:, None, None, :, None] for of_rows in (y, y_inside))
+        pixels = numbers_up_to(n)[:, None, None] * (height * width) + y * width + x[:, None, None, :]
+        pixels = where(y_inside & x_inside[:, None, None, :], pixels, beyond)
+        count = counts[pairs[k, 0], pairs[k, 1]]
+        more = chunks[pairs[k, 0], pairs[k, 1]] * tiles[pairs[k, 0], pairs[k, 1]] - count
+        pixels = tf.reshape(tf.cast(pixels, tf.int32), [-1, count])
+        return tf.reshape(tf.pad(pixels, [[0, 0], [0, more]], constant_values=beyond), [-1])
+
+    if isinstance(pairs, np.ndarray):
+        pixels = tf.concat([pixels_of(k) for k in range(len(pairs))], 0)
+    else:
+        pixels = tf.TensorArray(tf.int32, tf.shape(pairs)[0], element_shape=[None], infer_shape=False)
+        _, pixels = tf.while_loop(
+            lambda k, _: k < tf.shape(pairs)[0], lambda k, pixels: (k + 1, pixels.write(k, pixels_of(k))), [0, pixels]
+        )
+        pixels = pixels.concat()
+
+    # For each pixel: its tile, and its place in the tile.
+    (a, row, top), (b, column, left) = ([place[:, None] for place in rows.places()], columns.places())
+    pair = a * 4 + b
+    tile = (numbers_up_to(n)[:, None, None] * at(rows.counts, a) + row) * at(columns.counts, b) + column
+    before = _sums_before(flat(chunks * tiles) * areas)
+    count, area, first = (at(table, pair) for table in (flat(tiles), areas, before))
+    places = first + tile + (tile // count * (area - 1) + top * at(columns.sides, b) + left) * count
+
+    numbers = pairs[:, 0] * 4 + pairs[:, 1]
+    chunks, tiles, reach = (at(table, numbers) for table in (flat(chunks), flat(tiles), reaches))
+    return Plan(pairs, chunks, tiles, pixels, _sums_before(chunks * tiles * reach), places)
+
+
+@cache
+def shared_plan(dtype):
+    """`plan` as a function that all layers of a graph share."""
+    import tensorflow as tf
+
+    def of_tensors(n, height, width, rate, most):
+        return tuple(plan(n, height, width, rate, most, FORMS[dtype]))
+
+    signature = [tf.TensorSpec([], tf.int32)] * 5
+    return tf.function(of_tensors, signature, autograph=False, experimental_attributes={"_noinline": True})
+
+
+def _sums_before(numbers):
+    """For each number the sum of those before it."""
+    import tensorflow as tf
+
+    return np.cumsum(numbers) - numbers if isinstance(numbers, np.ndarray) else tf.cumsum(numbers, exclusive=True)
+
+
+def flat(table):
+    """The entries of a table, row by row."""
+    import tensorflow as tf
+
+    return table.reshape(-1) if isinstance(table, np.ndarray) else tf.reshape(table, [-1])
+
+
 def transforms(form, down, across):
     """The transforms of tiles of kinds whose numbers are `down` and `across`: of the input, (points, pixels), of the kernel,
     (points, 9), and to the output, (pixels, points)."""
     for name in ("of_input", "of_kernel", "to_output"):
         matrices = [[np.kron(getattr(a, name), getattr(b, name)) for b in form.kinds] for a in form.kinds]
-        if isinstance(down, int):
+        if isinstance(down, (int, np.integer)):
             yield matrices[down][across].astype("float32")
         else:
             yield _matrix_of(matrices, down, across)

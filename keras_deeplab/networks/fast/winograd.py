@@ -12,12 +12,14 @@ of 1 (1 point) are a tile as a whole, whose outer taps meet zeros only. In bfloa
 digits, they have 2 pixels (4 points), and grids of 3 pixels are a tile (6 points).
 """
 
+from functools import cache
+
 import numpy as np
 from keras import ops
 
 from keras_deeplab.networks.fast.gather import pixels_or_zeros
 from keras_deeplab.networks.fast.graph import in_shared_function
-from keras_deeplab.networks.fast.tiles import FORMS, Axis, at, numbers_up_to, transforms, where
+from keras_deeplab.networks.fast.tiles import FORMS, Axis, Plan, plan, shared_plan, transforms
 
 # The cost of a multiplication in a transform, at most, where one in a matrix product costs 1: memory bounds the transforms.
 TRANSFORM_COST = 8.0
@@ -58,14 +60,33 @@ def winograd_pays(x, kernel, rate, products, cost=1.0):
     costs = points * (1 + TRANSFORM_COST * (reach / filters + sides / channels)) / cost  # of a tile
     if costs[3, 3] >= 9 * sides[3, 3]:  # too few channels: more than the other way costs, whatever the size
         return False
-    n, height, width, _ = ops.shape(x)
-    down, across = (Axis(size, rate, form).counts for size in (height, width))
     cost_of_kernel = TRANSFORM_COST * 9 * points / cost
-    tiles = n * down[:, None] * across
-    if isinstance(tiles, np.ndarray):
+    sizes = ops.shape(x)[:3]
+    if all(isinstance(size, int) for size in sizes):
+        tiles = _tiles(*sizes, rate, form)
         return bool(np.sum(tiles * costs + (tiles > 0) * cost_of_kernel) < products)
-    costs = tf.cast(tiles, "float64") * costs + tf.where(tiles > 0, cost_of_kernel, 0.0)
-    return tf.reduce_sum(costs) < tf.cast(products, "float64")
+    return _shared_cost(x.dtype.name)(*sizes, rate, costs, cost_of_kernel) < tf.cast(products, "float64")
+
+
+@cache
+def _shared_cost(dtype):
+    """The cost of Winograd's way as a function that all layers of a graph share: it would be half of the graph."""
+    import tensorflow as tf
+
+    integer, costs = tf.TensorSpec([], "int32"), tf.TensorSpec([4, 4], "float64")
+
+    def cost(n, height, width, rate, costs, cost_of_kernel):
+        tiles = _tiles(n, height, width, rate, FORMS[dtype])
+        return tf.reduce_sum(tf.cast(tiles, "float64") * costs + tf.where(tiles > 0, cost_of_kernel, 0.0))
+
+    signature = [integer] * 4 + [costs] * 2
+    return tf.function(cost, signature, autograph=False, experimental_attributes={"_noinline": True})
+
+
+def _tiles(n, height, width, rate, form):
+    """The number of tiles of each pair of kinds, (kinds down, kinds across)."""
+    down, across = (Axis(size, rate, form).counts for size in (height, width))
+    return n * down[:, None] * across
 
 
 def winograd_conv2d(x, kernel, rate):
@@ -100,25 +121,17 @@ def _convolution(x, kernel, rate, is_portable=False):
     group = group_size(channels, form.channels)
     groups = channels // group
     kernel = tf.reshape(kernel, [9, groups, group * filters])
-    padding_pixel = n * height * width  # the number that stands for every pixel beyond a map; it holds zeros
     x = tf.reshape(x, [-1, groups, group])
-    rows, columns = Axis(height, rate, form), Axis(width, rate, form)
+    most = max(form.tiles, form.values // group)
+    if all(isinstance(number, int) for number in (n, height, width, rate)):
+        tiles, sum_over_groups = plan(n, height, width, rate, most, form), _sum_unrolled
+    else:
+        tiles, sum_over_groups = Plan(*shared_plan(x.dtype.name)(n, height, width, rate, most)), _sum_in_loops
 
-    # For each pair of kinds, down and across: its tiles, which are computed in chunks of the same size.
-    tiles = n * rows.counts[:, None] * columns.counts
-    chunks = -(-tiles // max(form.tiles, form.values // group))
-    tiles_per_chunk = -(-tiles // where(chunks == 0, 1, chunks))
-
-    def pair_operands(pair):
-        """Of the tiles of a pair of kinds: the pixels that each depends on, (pixels, tiles), and the transforms."""
-        (y, y_inside), (x, x_inside) = rows.pixels(pair[0]), columns.pixels(pair[1])
-        y, y_inside = (of_rows[:, None, None, :, None] for of_rows in (y, y_inside))
-        pixels = numbers_up_to(n)[:, None, None] * (height * width) + y * width + x[:, None, None, :]
-        pixels = where(y_inside & x_inside[:, None, None, :], pixels, padding_pixel)
-        pixels = tf.reshape(tf.cast(pixels, tf.int32), [-1, tiles[pair]])
-        more = chunks[pair] * tiles_per_chunk[pair] - tiles[pair]  # tiles of zeros, to fill the last chunk
-        pixels = tf.pad(pixels, [[0, 0], [0, more]], constant_values=padding_pixel)
-        return pixels, *(tf.cast(one, dtype) for one in transforms(form, *pair))
+    def pair_operands(k):
+        """Of the tiles of pair `k`: the pixels that each depends on, (pixels, tiles), and the transforms."""
+        pair = tiles.pairs[k, 0], tiles.pairs[k, 1]
+        return tiles.pixels_of(k, form), *(tf.cast(one, dtype) for one in transforms(form, *pair))
 
     def group_operands(j, of_kernel):
         """Of group `j` of the channels: what `values_at` takes, and the transformed kernel (points, group, F)."""
@@ -137,41 +150,11 @@ def _convolution(x, kernel, rate, is_portable=False):
         products = tf.matmul(tf.reshape(values, [-1, count, group]), kernel_points)
         return tf.reshape(tf.matmul(to_output, tf.reshape(products, [-1, count * filters])), [-1, filters])
 
-    sum_over_groups = _sum_unrolled if isinstance(tiles, np.ndarray) else _sum_in_loops
-    outputs = sum_over_groups(groups, chunks, tiles_per_chunk, pair_operands, group_operands, chunk_output, dtype)
-
-    # Gather the pixels of the map from the tiles: for each pixel, its tile, and its place in the tile.
-    (a, row, top), (b, column, left) = ([place[:, None] for place in rows.places()], columns.places())
-    sides = np.array(rows.sides, "int32")
-    areas, pair = np.multiply.outer(sides, sides), a * len(sides) + b
-    tile = (numbers_up_to(n)[:, None, None] * at(rows.counts, a) + row) * at(columns.counts, b) + column
-    count, area, first = (
-        _at_pairs(table, pair)
-        for table in (tiles_per_chunk, areas, _sum_of_those_before(chunks * tiles_per_chunk * areas))
-    )
-    place = first + tile + (tile // count * (area - 1) + top * at(sides, b) + left) * count
-    return tf.gather(outputs, tf.cast(place, tf.int32))
+    outputs = sum_over_groups(groups, tiles, pair_operands, group_operands, chunk_output, dtype)
+    return tf.gather(outputs, tf.cast(tiles.places, tf.int32))
 
 
-def _sum_of_those_before(table):
-    """For each entry of a table, the sum of the entries before it."""
-    if isinstance(table, np.ndarray):
-        return np.reshape(np.cumsum(table), table.shape) - table
-    import tensorflow as tf
-
-    return tf.reshape(tf.cumsum(tf.reshape(table, [-1])), table.shape) - table
-
-
-def _at_pairs(table, pairs):
-    """The entries of a table at these pairs' numbers, counted row by row."""
-    if isinstance(pairs, np.ndarray):
-        return np.reshape(table, [-1])[pairs]
-    import tensorflow as tf
-
-    return tf.gather(tf.reshape(table, [-1]), pairs)
-
-
-def _sum_unrolled(groups, chunks, tiles_per_chunk, pair_operands, group_operands, chunk_output, dtype):
+def _sum_unrolled(groups, tiles, pair_operands, group_operands, chunk_output, dtype):
     """The outputs of all chunks of all pairs, each summed over the groups, one chunk below the other.
 
     It has no loops, which not all converters support.
@@ -179,31 +162,30 @@ def _sum_unrolled(groups, chunks, tiles_per_chunk, pair_operands, group_operands
     import tensorflow as tf
 
     outputs, before = [], []
-    for pair in zip(*(indices.tolist() for indices in np.nonzero(chunks)), strict=True):
-        pixels, of_input, of_kernel, to_output = pair_operands(pair)
-        sums = [None] * chunks[pair]
+    for k in range(len(tiles.pairs)):
+        pixels, of_input, of_kernel, to_output = pair_operands(k)
+        sums = [None] * tiles.chunks[k]
         for j in range(groups):
             with tf.control_dependencies(before):  # one after another, to save memory
                 of_group = group_operands(j, of_kernel)
             for i in range(len(sums)):
                 with tf.control_dependencies(before):
-                    output = chunk_output(i, tiles_per_chunk[pair], pixels, of_input, to_output, *of_group)
+                    output = chunk_output(i, tiles.tiles[k], pixels, of_input, to_output, *of_group)
                     sums[i] = output if j == 0 else sums[i] + output
                 before = [sums[i]]
         outputs += sums
     return tf.concat(outputs, 0)
 
 
-def _sum_in_loops(groups, chunks, tiles_per_chunk, pair_operands, group_operands, chunk_output, dtype):
+def _sum_in_loops(groups, tiles, pair_operands, group_operands, chunk_output, dtype):
     """What `_sum_unrolled` gives, where the numbers of chunks are tensors."""
     import tensorflow as tf
 
-    pairs, chunks_before = tf.cast(tf.where(chunks > 0), tf.int32), _sum_of_those_before(chunks)
+    chunks_before = tf.cumsum(tiles.chunks, exclusive=True)
 
     def add_pair(k, sums):
-        pair = pairs[k, 0], pairs[k, 1]
-        pixels, of_input, of_kernel, to_output = pair_operands(pair)
-        count, first, chunks_of_pair = tiles_per_chunk[pair], chunks_before[pair], chunks[pair]
+        pixels, of_input, of_kernel, to_output = pair_operands(k)
+        count, first, chunks = tiles.tiles[k], chunks_before[k], tiles.chunks[k]
 
         def add_group(j, sums):
             with tf.control_dependencies([sums.flow]):  # one after another, to save memory
@@ -214,7 +196,7 @@ def _sum_in_loops(groups, chunks, tiles_per_chunk, pair_operands, group_operands
                     output = chunk_output(i, count, pixels, of_input, to_output, *of_group)
                 return i + 1, sums.write(first + i, output if isinstance(j, int) else sums.read(first + i) + output)
 
-            return j + 1, tf.while_loop(lambda i, _: i < chunks_of_pair, add_chunk, [0, sums], parallel_iterations=1)[1]
+            return j + 1, tf.while_loop(lambda i, _: i < chunks, add_chunk, [0, sums], parallel_iterations=1)[1]
 
         state = add_group(0, sums)  # outside the loop: the first group writes, the others add
         if groups > 1:
@@ -222,6 +204,7 @@ def _sum_in_loops(groups, chunks, tiles_per_chunk, pair_operands, group_operands
         return k + 1, state[1]
 
     sums = tf.TensorArray(
-        dtype, tf.reduce_sum(chunks), element_shape=[None, None], infer_shape=False, clear_after_read=False
+        dtype, tf.reduce_sum(tiles.chunks), element_shape=[None, None], infer_shape=False, clear_after_read=False
     )
-    return tf.while_loop(lambda k, _: k < tf.shape(pairs)[0], add_pair, [0, sums], parallel_iterations=1)[1].concat()
+    pairs = tf.shape(tiles.pairs)[0]
+    return tf.while_loop(lambda k, _: k < pairs, add_pair, [0, sums], parallel_iterations=1)[1].concat()
