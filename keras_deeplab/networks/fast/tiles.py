@@ -72,10 +72,17 @@ class Form(NamedTuple):
     channels: int
 
     @property
-    def areas(self):
-        """For each pair of kinds, row by row: how many pixels a tile depends on, and how many it has."""
-        sizes = np.transpose([(kind.of_input.shape[1], kind.side) for kind in self.kinds]).astype("int32")
-        return [np.multiply.outer(size, size).reshape(-1) for size in sizes]
+    def sizes(self):
+        """For each pair of kinds, row by row: the points of a tile, how many pixels it depends on and has. (16, 3)."""
+        sizes = np.array([(*kind.of_input.shape, kind.side) for kind in self.kinds], "int32")
+        return (sizes[:, None] * sizes).reshape(-1, 3)
+
+    def transforms(self, name):
+        """For each pair of kinds, row by row, the transform of both axes, with zeros behind and below the smaller ones."""
+        matrices = [np.kron(getattr(a, name), getattr(b, name)) for a in self.kinds for b in self.kinds]
+        rows, columns = np.max([matrix.shape for matrix in matrices], 0)
+        padded = [np.pad(one, [(0, rows - one.shape[0]), (0, columns - one.shape[1])]) for one in matrices]
+        return np.array(padded, "float32")
 
 
 # The rounding error is about 2 times that of a plain convolution of the same dtype. In float32 it would be about 4 times at
@@ -149,7 +156,9 @@ class Plan(NamedTuple):
     Tiles of a pair of kinds, down and across, are computed in chunks of the same size. Tiles of zeros fill the last one.
 
     Attributes:
-        pairs: (P, 2), the pairs of kinds that occur, as numbers.
+        sizes: (P, 3), of the pairs of kinds that occur: the points of a tile, how many pixels it depends on and has.
+        transforms: of the input (P, points, pixels), of the kernel (P, points, 9), and to the output (P, pixels, points), with
+            zeros behind and below the smaller ones.
         chunks: (P,), how many chunks a pair has.
         tiles: (P,), how many tiles a chunk of the pair has.
         pixels: the numbers of the pixels that each tile depends on, those of each pair (pixels, tiles) one after another;
@@ -159,21 +168,23 @@ class Plan(NamedTuple):
             another.
     """
 
-    pairs: object
+    sizes: object
+    transforms: tuple
     chunks: object
     tiles: object
     pixels: object
     begins: object
     places: object
 
-    def pixels_of(self, k, form):
-        """Those of pair `k`: (pixels, tiles)."""
+    def of_pair(self, k):
+        """Of pair `k`: the pixels that each tile depends on, (pixels, tiles), and the transforms of its own size."""
         import tensorflow as tf
 
-        reach = at(form.areas[0], self.pairs[k, 0] * 4 + self.pairs[k, 1])
-        tiles = self.chunks[k] * self.tiles[k]
-        pixels = self.pixels[self.begins[k] : self.begins[k] + reach * tiles]
-        return tf.reshape(pixels, [reach, tiles])
+        points, reach, area = (self.sizes[k, i] for i in range(3))
+        pixels = self.pixels[self.begins[k] : self.begins[k] + reach * self.chunks[k] * self.tiles[k]]
+        of_input, of_kernel, to_output = self.transforms
+        matrices = of_input[k, :points, :reach], of_kernel[k, :points], to_output[k, :area, :points]
+        return tf.reshape(pixels, [reach, -1]), *matrices
 
 
 def plan(n, height, width, rate, most, form):
@@ -183,7 +194,6 @@ def plan(n, height, width, rate, most, form):
     rows, columns = Axis(height, rate, form), Axis(width, rate, form)
     counts = n * rows.counts[:, None] * columns.counts
     pairs = np.argwhere(counts) if isinstance(counts, np.ndarray) else tf.cast(tf.where(counts > 0), tf.int32)
-    reaches, areas = form.areas
     chunks = -(-counts // most)
     tiles = -(-counts // where(chunks == 0, 1, chunks))
     beyond = n * height * width
@@ -211,13 +221,15 @@ def plan(n, height, width, rate, most, form):
     (a, row, top), (b, column, left) = ([place[:, None] for place in rows.places()], columns.places())
     pair = a * 4 + b
     tile = (numbers_up_to(n)[:, None, None] * at(rows.counts, a) + row) * at(columns.counts, b) + column
+    areas = form.sizes[:, 2]
     before = _sums_before(flat(chunks * tiles) * areas)
     count, area, first = (at(table, pair) for table in (flat(tiles), areas, before))
     places = first + tile + (tile // count * (area - 1) + top * at(columns.sides, b) + left) * count
 
     numbers = pairs[:, 0] * 4 + pairs[:, 1]
-    chunks, tiles, reach = (at(table, numbers) for table in (flat(chunks), flat(tiles), reaches))
-    return Plan(pairs, chunks, tiles, pixels, _sums_before(chunks * tiles * reach), places)
+    sizes, chunks, tiles = (at(table, numbers) for table in (form.sizes, flat(chunks), flat(tiles)))
+    transforms = tuple(at(form.transforms(name), numbers) for name in ("of_input", "of_kernel", "to_output"))
+    return Plan(sizes, transforms, chunks, tiles, pixels, _sums_before(chunks * tiles * sizes[:, 1]), places)
 
 
 @cache
@@ -244,28 +256,6 @@ def flat(table):
     import tensorflow as tf
 
     return table.reshape(-1) if isinstance(table, np.ndarray) else tf.reshape(table, [-1])
-
-
-def transforms(form, down, across):
-    """The transforms of tiles of kinds whose numbers are `down` and `across`: of the input, (points, pixels), of the kernel,
-    (points, 9), and to the output, (pixels, points)."""
-    for name in ("of_input", "of_kernel", "to_output"):
-        matrices = [[np.kron(getattr(a, name), getattr(b, name)) for b in form.kinds] for a in form.kinds]
-        if isinstance(down, (int, np.integer)):
-            yield matrices[down][across].astype("float32")
-        else:
-            yield _matrix_of(matrices, down, across)
-
-
-def _matrix_of(matrices, down, across):
-    """One of a table of matrices, where its place is two scalar tensors."""
-    import tensorflow as tf
-
-    shapes = np.array([[matrix.shape for matrix in row] for row in matrices], "int32")
-    largest = shapes.max((0, 1))
-    padded = np.array([[np.pad(one, [(0, more) for more in largest - one.shape]) for one in row] for row in matrices])
-    shape = tf.constant(shapes)[down, across]
-    return tf.constant(padded, "float32")[down, across, : shape[0], : shape[1]]
 
 
 def stack(numbers):

@@ -19,7 +19,7 @@ from keras import ops
 
 from keras_deeplab.networks.fast.gather import pixels_or_zeros
 from keras_deeplab.networks.fast.graph import in_shared_function
-from keras_deeplab.networks.fast.tiles import FORMS, Axis, Plan, plan, shared_plan, transforms
+from keras_deeplab.networks.fast.tiles import FORMS, Axis, Plan, plan, shared_plan
 
 # The cost of a multiplication in a transform, at most, where one in a matrix product costs 1: memory bounds the transforms.
 TRANSFORM_COST = 8.0
@@ -53,12 +53,9 @@ def winograd_pays(x, kernel, rate, products, cost=1.0):
 
     form = FORMS[x.dtype.name]
     channels, filters = kernel.shape[2:]
-    points, reach, sides = (
-        np.multiply.outer(sizes, sizes)
-        for sizes in np.transpose([(*kind.of_input.shape, kind.side) for kind in form.kinds])
-    )
-    costs = points * (1 + TRANSFORM_COST * (reach / filters + sides / channels)) / cost  # of a tile
-    if costs[3, 3] >= 9 * sides[3, 3]:  # too few channels: more than the other way costs, whatever the size
+    points, reach, areas = form.sizes.T.reshape(3, 4, 4)
+    costs = points * (1 + TRANSFORM_COST * (reach / filters + areas / channels)) / cost  # of a tile
+    if costs[3, 3] >= 9 * areas[3, 3]:  # too few channels: more than the other way costs, whatever the size
         return False
     cost_of_kernel = TRANSFORM_COST * 9 * points / cost
     sizes = ops.shape(x)[:3]
@@ -130,8 +127,8 @@ def _convolution(x, kernel, rate, is_portable=False):
 
     def pair_operands(k):
         """Of the tiles of pair `k`: the pixels that each depends on, (pixels, tiles), and the transforms."""
-        pair = tiles.pairs[k, 0], tiles.pairs[k, 1]
-        return tiles.pixels_of(k, form), *(tf.cast(one, dtype) for one in transforms(form, *pair))
+        pixels, *transforms = tiles.of_pair(k)
+        return pixels, *(tf.cast(one, dtype) for one in transforms)
 
     def group_operands(j, of_kernel):
         """Of group `j` of the channels: what `values_at` takes, and the transformed kernel (points, group, F)."""
@@ -162,7 +159,7 @@ def _sum_unrolled(groups, tiles, pair_operands, group_operands, chunk_output, dt
     import tensorflow as tf
 
     outputs, before = [], []
-    for k in range(len(tiles.pairs)):
+    for k in range(len(tiles.chunks)):
         pixels, of_input, of_kernel, to_output = pair_operands(k)
         sums = [None] * tiles.chunks[k]
         for j in range(groups):
@@ -206,5 +203,5 @@ def _sum_in_loops(groups, tiles, pair_operands, group_operands, chunk_output, dt
     sums = tf.TensorArray(
         dtype, tf.reduce_sum(tiles.chunks), element_shape=[None, None], infer_shape=False, clear_after_read=False
     )
-    pairs = tf.shape(tiles.pairs)[0]
+    pairs = tf.shape(tiles.chunks)[0]
     return tf.while_loop(lambda k, _: k < pairs, add_pair, [0, sums], parallel_iterations=1)[1].concat()
