@@ -24,7 +24,13 @@ from keras_deeplab.networks.fast.interleaved import dilated_depthwise_conv2d, in
 from keras_deeplab.networks.fast.shifted import shifted_depthwise_conv2d
 from keras_deeplab.networks.fast.strided import strided_pointwise_conv2d
 from keras_deeplab.networks.fast.tapped import tapped_conv2d
-from keras_deeplab.networks.fast.winograd import portable_winograd_conv2d, winograd_conv2d, winograd_pays
+from keras_deeplab.networks.fast.winograd import (
+    portable_winograd_conv2d,
+    winograd_conv2d,
+    winograd_may_pay,
+    winograd_pays,
+    winograd_plan,
+)
 
 ASPP_RATE = 8  # a convolution of this rate or more is one of ASPP's: the backbones' rates are smaller
 DILATED_RATE = 4  # oneDNN's fast depthwise convolution takes rates up to 4 with AVX2, and 6 with AVX512
@@ -239,17 +245,18 @@ def _fastest_conv2d(x, kernel, rate):
             return in_shared_function(clipped_conv2d, x, kernel, rate)
         return CONV2D[plain_way](x, kernel, rate)
 
-    if not _winograd_suits(x.dtype.name) or tuple(kernel.shape[:2]) != (3, 3):
+    cost = 1 + COPY_COST * sum(1 / channels for channels in kernel.shape[2:]) if plain_way == "clipped" else 1.0
+    if not _winograd_suits(x.dtype.name) or tuple(kernel.shape[:2]) != (3, 3) or not winograd_may_pay(x, kernel, cost):
         return plain_conv2d()
     n, height, width, _ = ops.shape(x)
     skips = plain_way != "direct" or processor.direct_atrous_convolution_skips_padding(x.dtype.name)
     products = n * _pixels_reached(height, rate, skips) * _pixels_reached(width, rate, skips)
-    cost = 1 + COPY_COST * sum(1 / channels for channels in kernel.shape[2:]) if plain_way == "clipped" else 1.0
-    pays = winograd_pays(x, kernel, rate, products, cost)
+    plan = winograd_plan(x, kernel, rate)
+    pays = winograd_pays(x, kernel, plan, products, cost)
     winograd = winograd_conv2d if _purpose.get() is Purpose.INFERENCE else portable_winograd_conv2d
     if isinstance(pays, bool):
         return winograd(x, kernel, rate) if pays else plain_conv2d()
-    return tf.cond(pays, lambda: winograd(x, kernel, rate), plain_conv2d)  # the size is known only at run time
+    return tf.cond(pays, lambda: winograd(x, kernel, rate, plan), plain_conv2d)  # the size is known only at run time
 
 
 def _product_pays(x, kernel):

@@ -5,8 +5,8 @@ from functools import cache
 import keras
 
 
-def in_shared_function(convolution, x, kernel, rate):
-    """`convolution(x, kernel, rate)` as a function that all layers of a graph share.
+def in_shared_function(convolution, x, kernel, rate, *options):
+    """`convolution(x, kernel, rate, *options)` as a function that all layers of a graph share.
 
     Otherwise a graph of R-101 takes 4 s longer before its first run.
     """
@@ -14,9 +14,10 @@ def in_shared_function(convolution, x, kernel, rate):
 
     kernel = tf.convert_to_tensor(kernel)
     if tf.executing_eagerly():
-        return convolution(x, kernel, rate)
+        return convolution(x, kernel, rate, *options)
     # For a map of unknown size the rate is a tensor, so that one function serves all rates.
-    return shared_function(convolution)(x, kernel, tf.constant(rate) if None in x.shape else rate)
+    rate = tf.constant(rate) if None in x.shape and isinstance(rate, int) else rate
+    return shared_function(convolution)(x, kernel, rate, *options)
 
 
 @cache

@@ -77,20 +77,13 @@ class Form(NamedTuple):
         sizes = np.array([(*kind.of_input.shape, kind.side) for kind in self.kinds], "int32")
         return (sizes[:, None] * sizes).reshape(-1, 3)
 
-    def transforms(self, name):
-        """For each pair of kinds, row by row, the transform of both axes, with zeros behind and below the smaller ones."""
-        matrices = [np.kron(getattr(a, name), getattr(b, name)) for a in self.kinds for b in self.kinds]
-        rows, columns = np.max([matrix.shape for matrix in matrices], 0)
-        padded = [np.pad(one, [(0, rows - one.shape[0]), (0, columns - one.shape[1])]) for one in matrices]
-        return np.array(padded, "float32")
-
 
 # The rounding error is about 2 times that of a plain convolution of the same dtype. In float32 it would be about 4 times at
 # the usual points 0, 1, -1, 2, -2; in bfloat16 tiles of 4x4 would have 5 times. The tiles, their transform, and the products
 # take about 20 MB each at most. In bfloat16 one product sums all channels: sums of groups would be rounded once more.
 _three, _four = interpolated(3, (0.0, 0.5, -1.0, 2.0)), interpolated(4, (0.0, 0.75, -0.75, 1.5, -1.5))
 FORMS = {
-    "float32": Form((ONE, TWO, _three, _four), most=2**30, tiles=192, values=0, channels=512),
+    "float32": Form((ONE, TWO, _three, _four), most=2**30, tiles=160, values=2**16, channels=512),
     "bfloat16": Form((ONE, TWO, THREE, _pair), most=3, tiles=256, values=2**18, channels=2**20),
 }
 
@@ -151,40 +144,31 @@ class Axis:
 
 
 class Plan(NamedTuple):
-    """How a map is cut into tiles: what does not depend on its channels. NumPy arrays, or tensors.
+    """How a map is cut into tiles: what does not depend on its channels. NumPy arrays and lists, or tensors and TensorArrays.
 
     Tiles of a pair of kinds, down and across, are computed in chunks of the same size. Tiles of zeros fill the last one.
 
     Attributes:
-        sizes: (P, 3), of the pairs of kinds that occur: the points of a tile, how many pixels it depends on and has.
-        transforms: of the input (P, points, pixels), of the kernel (P, points, 9), and to the output (P, pixels, points), with
-            zeros behind and below the smaller ones.
-        chunks: (P,), how many chunks a pair has.
-        tiles: (P,), how many tiles a chunk of the pair has.
-        pixels: the numbers of the pixels that each tile depends on, those of each pair (pixels, tiles) one after another;
-            N * H * W stands for every pixel beyond a map.
-        begins: (P,), where those of a pair begin.
+        counts: (4, 4), the tiles of each pair of kinds.
+        chunks: for each pair that occurs, how many chunks it has.
+        tiles: for each such pair, how many tiles a chunk has.
         places: (N, H, W), where each pixel of the output lies in the outputs of all chunks (pixels of a tile, tiles) one after
             another.
+        pixels: for each pair, the numbers of the pixels that each tile depends on, (pixels, tiles). N * H * W stands for every
+            pixel beyond a map.
+        of_input: for each pair, the transform of both axes of the input, (points, pixels),
+        of_kernel: of the kernel, (points, 9),
+        to_output: and to the output, (pixels, points).
     """
 
-    sizes: object
-    transforms: tuple
+    counts: object
     chunks: object
     tiles: object
-    pixels: object
-    begins: object
     places: object
-
-    def of_pair(self, k):
-        """Of pair `k`: the pixels that each tile depends on, (pixels, tiles), and the transforms of its own size."""
-        import tensorflow as tf
-
-        points, reach, area = (self.sizes[k, i] for i in range(3))
-        pixels = self.pixels[self.begins[k] : self.begins[k] + reach * self.chunks[k] * self.tiles[k]]
-        of_input, of_kernel, to_output = self.transforms
-        matrices = of_input[k, :points, :reach], of_kernel[k, :points], to_output[k, :area, :points]
-        return tf.reshape(pixels, [reach, -1]), *matrices
+    pixels: object
+    of_input: object
+    of_kernel: object
+    to_output: object
 
 
 def plan(n, height, width, rate, most, form):
@@ -198,24 +182,17 @@ def plan(n, height, width, rate, most, form):
     tiles = -(-counts // where(chunks == 0, 1, chunks))
     beyond = n * height * width
 
-    def pixels_of(k):
-        (y, y_inside), (x, x_inside) = rows.pixels(pairs[k, 0]), columns.pixels(pairs[k, 1])
+    def of_pair(k):
+        """Of pair `k`: the pixels of its tiles, and its transforms."""
+        down, across = pairs[k, 0], pairs[k, 1]
+        (y, y_inside), (x, x_inside) = rows.pixels(down), columns.pixels(across)
         y, y_inside = (of_rows[:, None, None, :, None] for of_rows in (y, y_inside))
         pixels = numbers_up_to(n)[:, None, None] * (height * width) + y * width + x[:, None, None, :]
         pixels = where(y_inside & x_inside[:, None, None, :], pixels, beyond)
-        count = counts[pairs[k, 0], pairs[k, 1]]
-        more = chunks[pairs[k, 0], pairs[k, 1]] * tiles[pairs[k, 0], pairs[k, 1]] - count
-        pixels = tf.reshape(tf.cast(pixels, tf.int32), [-1, count])
-        return tf.reshape(tf.pad(pixels, [[0, 0], [0, more]], constant_values=beyond), [-1])
-
-    if isinstance(pairs, np.ndarray):
-        pixels = tf.concat([pixels_of(k) for k in range(len(pairs))], 0)
-    else:
-        pixels = tf.TensorArray(tf.int32, tf.shape(pairs)[0], element_shape=[None], infer_shape=False)
-        _, pixels = tf.while_loop(
-            lambda k, _: k < tf.shape(pairs)[0], lambda k, pixels: (k + 1, pixels.write(k, pixels_of(k))), [0, pixels]
-        )
-        pixels = pixels.concat()
+        count = counts[down, across]
+        more = chunks[down, across] * tiles[down, across] - count
+        pixels = tf.pad(tf.reshape(tf.cast(pixels, tf.int32), [-1, count]), [[0, 0], [0, more]], constant_values=beyond)
+        return pixels, *(product_of_axes(form, name, down, across) for name in ("of_input", "of_kernel", "to_output"))
 
     # For each pixel: its tile, and its place in the tile.
     (a, row, top), (b, column, left) = ([place[:, None] for place in rows.places()], columns.places())
@@ -227,21 +204,62 @@ def plan(n, height, width, rate, most, form):
     places = first + tile + (tile // count * (area - 1) + top * at(columns.sides, b) + left) * count
 
     numbers = pairs[:, 0] * 4 + pairs[:, 1]
-    sizes, chunks, tiles = (at(table, numbers) for table in (form.sizes, flat(chunks), flat(tiles)))
-    transforms = tuple(at(form.transforms(name), numbers) for name in ("of_input", "of_kernel", "to_output"))
-    return Plan(sizes, transforms, chunks, tiles, pixels, _sums_before(chunks * tiles * sizes[:, 1]), places)
+    return Plan(counts, at(flat(chunks), numbers), at(flat(tiles), numbers), places, *_of_each(pairs, of_pair))
+
+
+def product_of_axes(form, name, down, across):
+    """A transform of both axes: the Kronecker product of those of the kinds of these numbers."""
+    import tensorflow as tf
+
+    matrices = [getattr(kind, name) for kind in form.kinds]
+    if isinstance(down, np.integer):
+        return np.kron(matrices[down], matrices[across]).astype("float32")
+    shapes = np.array([matrix.shape for matrix in matrices], "int32")
+    rows, columns = shapes.max(0)
+    padded = [np.pad(one, [(0, rows - one.shape[0]), (0, columns - one.shape[1])]) for one in matrices]
+    padded, shapes = tf.constant(np.array(padded, "float32")), tf.constant(shapes)
+    a, b = (padded[kind, : shapes[kind, 0], : shapes[kind, 1]] for kind in (down, across))
+    return tf.reshape(a[:, None, :, None] * b[:, None], shapes[down] * shapes[across])
+
+
+def _of_each(pairs, of_pair):
+    """What `of_pair` gives for each pair: four lists, or TensorArrays if the pairs are a tensor."""
+    import tensorflow as tf
+
+    if isinstance(pairs, np.ndarray):
+        return zip(*(of_pair(k) for k in range(len(pairs))), strict=True)
+    count, dtypes = tf.shape(pairs)[0], (tf.int32, tf.float32, tf.float32, tf.float32)
+    arrays = [tf.TensorArray(dtype, count, element_shape=[None, None], infer_shape=False) for dtype in dtypes]
+
+    def write(k, *arrays):
+        return k + 1, *(array.write(k, matrix) for array, matrix in zip(arrays, of_pair(k), strict=True))
+
+    return tf.while_loop(lambda k, *_: k < count, write, [0, *arrays])[1:]
 
 
 @cache
 def shared_plan(dtype):
-    """`plan` as a function that all layers of a graph share."""
+    """`plan` for a `Form`, the one of a dtype, as a function of tensors that all layers of a graph share.
+
+    It gives the `Plan` as a tuple of tensors, with the flows of the TensorArrays. `of_flows` makes a `Plan` of it.
+    """
     import tensorflow as tf
 
-    def of_tensors(n, height, width, rate, most):
-        return tuple(plan(n, height, width, rate, most, FORMS[dtype]))
+    def numbers_and_flows(*sizes):
+        *numbers, pixels, of_input, of_kernel, to_output = plan(*sizes, FORMS[dtype])
+        return *numbers, *(array.flow for array in (pixels, of_input, of_kernel, to_output))
 
     signature = [tf.TensorSpec([], tf.int32)] * 5
-    return tf.function(of_tensors, signature, autograph=False, experimental_attributes={"_noinline": True})
+    return tf.function(numbers_and_flows, signature, autograph=False, experimental_attributes={"_noinline": True})
+
+
+def of_flows(tensors):
+    """The `Plan` that `shared_plan` gave as tensors."""
+    import tensorflow as tf
+
+    *numbers, pixels, of_input, of_kernel, to_output = tensors
+    transforms = (tf.TensorArray(tf.float32, flow=flow, infer_shape=False) for flow in (of_input, of_kernel, to_output))
+    return Plan(*numbers, tf.TensorArray(tf.int32, flow=pixels, infer_shape=False), *transforms)
 
 
 def _sums_before(numbers):

@@ -12,14 +12,12 @@ of 1 (1 point) are a tile as a whole, whose outer taps meet zeros only. In bfloa
 digits, they have 2 pixels (4 points), and grids of 3 pixels are a tile (6 points).
 """
 
-from functools import cache
-
 import numpy as np
 from keras import ops
 
 from keras_deeplab.networks.fast.gather import pixels_or_zeros
 from keras_deeplab.networks.fast.graph import in_shared_function
-from keras_deeplab.networks.fast.tiles import FORMS, Axis, Plan, plan, shared_plan
+from keras_deeplab.networks.fast.tiles import FORMS, of_flows, plan, shared_plan
 
 # The cost of a multiplication in a transform, at most, where one in a matrix product costs 1: memory bounds the transforms.
 TRANSFORM_COST = 8.0
@@ -34,16 +32,36 @@ def group_size(channels, most):
     return channels if largest < min(channels, most / 4) else largest
 
 
-def winograd_pays(x, kernel, rate, products, cost=1.0):
-    """Whether Winograd's way, with its transforms, costs less than another way.
+def _cost_of_tiles(dtype, kernel):
+    """For each pair of kinds, (4, 4): what a tile costs, and what the transform of the kernel does.
 
     The unit of cost is a product of C values and a (C, F) matrix.
+    """
+    channels, filters = kernel.shape[2:]
+    points, reach, areas = FORMS[dtype].sizes.T.reshape(3, 4, 4)
+    return points * (1 + TRANSFORM_COST * (reach / filters + areas / channels)), TRANSFORM_COST * 9 * points
+
+
+def winograd_may_pay(x, kernel, cost=1.0):
+    """Whether Winograd's way, with its transforms, costs less than another way where tiles fit well: a bool.
 
     Args:
         x: (N, H, W, C).
         kernel: (3, 3, C, F).
-        rate: pixels from one tap to the next.
-        products: how many such products the other way computes.
+        cost: of the other way, for each product of C values and a (C, F) matrix, with what goes with it.
+    """
+    of_tile, _ = _cost_of_tiles(x.dtype.name, kernel)
+    return bool(of_tile[3, 3] < 9 * FORMS[x.dtype.name].kinds[3].side ** 2 * cost)
+
+
+def winograd_pays(x, kernel, plan, products, cost=1.0):
+    """Whether Winograd's way costs less than another way for a map of this size.
+
+    Args:
+        x: (N, H, W, C).
+        kernel: (3, 3, C, F).
+        plan: a `winograd_plan` of both.
+        products: how many products of C values and a (C, F) matrix the other way computes.
         cost: of one of them, with what goes with it.
 
     Returns:
@@ -51,88 +69,76 @@ def winograd_pays(x, kernel, rate, products, cost=1.0):
     """
     import tensorflow as tf
 
-    form = FORMS[x.dtype.name]
-    channels, filters = kernel.shape[2:]
-    points, reach, areas = form.sizes.T.reshape(3, 4, 4)
-    costs = points * (1 + TRANSFORM_COST * (reach / filters + areas / channels)) / cost  # of a tile
-    if costs[3, 3] >= 9 * areas[3, 3]:  # too few channels: more than the other way costs, whatever the size
-        return False
-    cost_of_kernel = TRANSFORM_COST * 9 * points / cost
-    sizes = ops.shape(x)[:3]
-    if all(isinstance(size, int) for size in sizes):
-        tiles = _tiles(*sizes, rate, form)
-        return bool(np.sum(tiles * costs + (tiles > 0) * cost_of_kernel) < products)
-    return _shared_cost(x.dtype.name)(*sizes, rate, costs, cost_of_kernel) < tf.cast(products, "float64")
+    of_tile, of_kernel = _cost_of_tiles(x.dtype.name, kernel)
+    counts = plan[0]
+    if isinstance(counts, np.ndarray):
+        return bool(np.sum(counts * of_tile + (counts > 0) * of_kernel) < products * cost)
+    costs = tf.cast(counts, "float64") * of_tile + tf.where(counts > 0, of_kernel, 0.0)
+    return tf.reduce_sum(costs) < tf.cast(products, "float64") * cost
 
 
-@cache
-def _shared_cost(dtype):
-    """The cost of Winograd's way as a function that all layers of a graph share: it would be half of the graph."""
-    import tensorflow as tf
-
-    integer, costs = tf.TensorSpec([], "int32"), tf.TensorSpec([4, 4], "float64")
-
-    def cost(n, height, width, rate, costs, cost_of_kernel):
-        tiles = _tiles(n, height, width, rate, FORMS[dtype])
-        return tf.reduce_sum(tf.cast(tiles, "float64") * costs + tf.where(tiles > 0, cost_of_kernel, 0.0))
-
-    signature = [integer] * 4 + [costs] * 2
-    return tf.function(cost, signature, autograph=False, experimental_attributes={"_noinline": True})
+def winograd_plan(x, kernel, rate):
+    """How a map is cut into tiles: a `Plan`; for a map of unknown size that of `shared_plan`, as tensors."""
+    form, group = FORMS[x.dtype.name], _group(x, kernel)
+    sizes = *ops.shape(x)[:3], rate, max(form.tiles, form.values // group)
+    return plan(*sizes, form) if _is_known(sizes) else shared_plan(x.dtype.name)(*sizes)
 
 
-def _tiles(n, height, width, rate, form):
-    """The number of tiles of each pair of kinds, (kinds down, kinds across)."""
-    down, across = (Axis(size, rate, form).counts for size in (height, width))
-    return n * down[:, None] * across
-
-
-def winograd_conv2d(x, kernel, rate):
+def winograd_conv2d(x, kernel, rate, plan=None):
     """A 3x3 convolution at stride 1 with zeros around the map.
 
     Args:
         x: (N, H, W, C), of a dtype that `FORMS` has.
         kernel: (3, 3, C, F) of the same dtype.
         rate: pixels from one tap to the next.
+        plan: a `winograd_plan` of these. None, the default: it is made here.
 
     Returns:
         (N, H, W, F) of the same dtype, within rounding what `tf.nn.conv2d` gives.
     """
-    return in_shared_function(_convolution, x, kernel, rate)
+    return _in_shared_function(x, kernel, rate, plan, False)
 
 
-def portable_winograd_conv2d(x, kernel, rate):
+def portable_winograd_conv2d(x, kernel, rate, plan=None):
     """As `winograd_conv2d`, in operations that older versions of TensorFlow and the converters have. It takes more memory."""
-    return in_shared_function(_portable_convolution, x, kernel, rate)
+    return _in_shared_function(x, kernel, rate, plan, True)
 
 
-def _portable_convolution(x, kernel, rate):
-    return _convolution(x, kernel, rate, is_portable=True)
+def _in_shared_function(x, kernel, rate, plan, is_portable):
+    if _is_known(ops.shape(x)[:3]):
+        return in_shared_function(_of_known_size, x, kernel, rate, is_portable)
+    plan = winograd_plan(x, kernel, rate) if plan is None else plan
+    return in_shared_function(_of_any_size, x, kernel, plan, is_portable)
 
 
-def _convolution(x, kernel, rate, is_portable=False):
+def _of_known_size(x, kernel, rate, is_portable):
+    return _convolution(x, kernel, winograd_plan(x, kernel, rate), _sum_unrolled, is_portable)
+
+
+def _of_any_size(x, kernel, tensors, is_portable):
+    return _convolution(x, kernel, of_flows(tensors), _sum_in_loops, is_portable)
+
+
+def _is_known(sizes):
+    return all(isinstance(size, int) for size in sizes)
+
+
+def _group(x, kernel):
+    """How many channels are transformed together."""
+    return group_size(kernel.shape[2], FORMS[x.dtype.name].channels)
+
+
+def _convolution(x, kernel, plan, sum_over_groups, is_portable):
     import tensorflow as tf
 
-    form, dtype = FORMS[x.dtype.name], x.dtype
-    n, height, width, channels = ops.shape(x)
-    filters = kernel.shape[-1]
-    group = group_size(channels, form.channels)
+    dtype, group, (channels, filters) = x.dtype, _group(x, kernel), kernel.shape[2:]
     groups = channels // group
     kernel = tf.reshape(kernel, [9, groups, group * filters])
     x = tf.reshape(x, [-1, groups, group])
-    most = max(form.tiles, form.values // group)
-    if all(isinstance(number, int) for number in (n, height, width, rate)):
-        tiles, sum_over_groups = plan(n, height, width, rate, most, form), _sum_unrolled
-    else:
-        tiles, sum_over_groups = Plan(*shared_plan(x.dtype.name)(n, height, width, rate, most)), _sum_in_loops
-
-    def pair_operands(k):
-        """Of the tiles of pair `k`: the pixels that each depends on, (pixels, tiles), and the transforms."""
-        pixels, *transforms = tiles.of_pair(k)
-        return pixels, *(tf.cast(one, dtype) for one in transforms)
 
     def group_operands(j, of_kernel):
         """Of group `j` of the channels: what `values_at` takes, and the transformed kernel (points, group, F)."""
-        kernel_points = tf.reshape(tf.matmul(of_kernel, kernel[:, j]), [-1, group, filters])
+        kernel_points = tf.reshape(tf.matmul(tf.cast(of_kernel, dtype), kernel[:, j]), [-1, group, filters])
         of_group = tf.pad(x[:, j], [[0, 1], [0, 0]]) if is_portable else tf.convert_to_tensor(j)
         return of_group, kernel_points
 
@@ -143,15 +149,16 @@ def _convolution(x, kernel, rate, is_portable=False):
     def chunk_output(i, count, pixels, of_input, to_output, of_group, kernel_points):
         """What a group of channels adds to the output of chunk `i`, of `count` tiles: (pixels of a tile * tiles, F)."""
         values = values_at(pixels[:, i * count : (i + 1) * count], of_group)
-        values = tf.matmul(of_input, tf.reshape(values, [-1, count * group]))
+        values = tf.matmul(tf.cast(of_input, dtype), tf.reshape(values, [-1, count * group]))
         products = tf.matmul(tf.reshape(values, [-1, count, group]), kernel_points)
-        return tf.reshape(tf.matmul(to_output, tf.reshape(products, [-1, count * filters])), [-1, filters])
+        output = tf.matmul(tf.cast(to_output, dtype), tf.reshape(products, [-1, count * filters]))
+        return tf.reshape(output, [-1, filters])
 
-    outputs = sum_over_groups(groups, tiles, pair_operands, group_operands, chunk_output, dtype)
-    return tf.gather(outputs, tf.cast(tiles.places, tf.int32))
+    outputs = sum_over_groups(groups, plan, group_operands, chunk_output, dtype)
+    return tf.gather(outputs, tf.cast(plan.places, tf.int32))
 
 
-def _sum_unrolled(groups, tiles, pair_operands, group_operands, chunk_output, dtype):
+def _sum_unrolled(groups, plan, group_operands, chunk_output, dtype):
     """The outputs of all chunks of all pairs, each summed over the groups, one chunk below the other.
 
     It has no loops, which not all converters support.
@@ -159,30 +166,30 @@ def _sum_unrolled(groups, tiles, pair_operands, group_operands, chunk_output, dt
     import tensorflow as tf
 
     outputs, before = [], []
-    for k in range(len(tiles.chunks)):
-        pixels, of_input, of_kernel, to_output = pair_operands(k)
-        sums = [None] * tiles.chunks[k]
+    for k in range(len(plan.chunks)):
+        pixels, of_input, of_kernel, to_output = (matrices[k] for matrices in plan[4:])
+        sums = [None] * plan.chunks[k]
         for j in range(groups):
             with tf.control_dependencies(before):  # one after another, to save memory
                 of_group = group_operands(j, of_kernel)
             for i in range(len(sums)):
                 with tf.control_dependencies(before):
-                    output = chunk_output(i, tiles.tiles[k], pixels, of_input, to_output, *of_group)
+                    output = chunk_output(i, plan.tiles[k], pixels, of_input, to_output, *of_group)
                     sums[i] = output if j == 0 else sums[i] + output
                 before = [sums[i]]
         outputs += sums
     return tf.concat(outputs, 0)
 
 
-def _sum_in_loops(groups, tiles, pair_operands, group_operands, chunk_output, dtype):
+def _sum_in_loops(groups, plan, group_operands, chunk_output, dtype):
     """What `_sum_unrolled` gives, where the numbers of chunks are tensors."""
     import tensorflow as tf
 
-    chunks_before = tf.cumsum(tiles.chunks, exclusive=True)
+    chunks_before = tf.cumsum(plan.chunks, exclusive=True)
 
     def add_pair(k, sums):
-        pixels, of_input, of_kernel, to_output = pair_operands(k)
-        count, first, chunks = tiles.tiles[k], chunks_before[k], tiles.chunks[k]
+        pixels, of_input, of_kernel, to_output = (matrices.read(k) for matrices in plan[4:])
+        count, first, chunks = plan.tiles[k], chunks_before[k], plan.chunks[k]
 
         def add_group(j, sums):
             with tf.control_dependencies([sums.flow]):  # one after another, to save memory
@@ -201,7 +208,7 @@ def _sum_in_loops(groups, tiles, pair_operands, group_operands, chunk_output, dt
         return k + 1, state[1]
 
     sums = tf.TensorArray(
-        dtype, tf.reduce_sum(tiles.chunks), element_shape=[None, None], infer_shape=False, clear_after_read=False
+        dtype, tf.reduce_sum(plan.chunks), element_shape=[None, None], infer_shape=False, clear_after_read=False
     )
-    pairs = tf.shape(tiles.chunks)[0]
+    pairs = tf.shape(plan.chunks)[0]
     return tf.while_loop(lambda k, _: k < pairs, add_pair, [0, sums], parallel_iterations=1)[1].concat()

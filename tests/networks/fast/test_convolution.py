@@ -272,6 +272,7 @@ def test_a_map_of_unknown_size_is_clipped_some_rows_at_a_time(height, width, rat
     "layer, way",
     [
         (AtrousConv2D(256, 3, dilation_rate=12), "winograd"),
+        (AtrousConv2D(256, 3, dilation_rate=36), "winograd"),
         (AtrousConv2D(256, 3, dilation_rate=36), "clipped"),  # it would take 2.2 times as much without bands
         (AtrousSeparableConv2D(256, 12, names=("depthwise", "pointwise")), None),  # 2.2 times as much with all channels
     ],
@@ -282,18 +283,14 @@ def test_a_far_convolution_takes_less_memory_than_its_input(layer, way):
     x = tf.zeros([1, 64, 128, 2048])
     with purpose(Purpose.INFERENCE), override(conv2d=way):
         graph(x)
-
-    def memory():
+    try:
         before = tf.config.experimental.get_memory_info("CPU:0")["current"]
-        tf.config.experimental.reset_memory_stats("CPU:0")
-        y = graph(x)
-        return tf.config.experimental.get_memory_info("CPU:0")["peak"] - before - y.numpy().nbytes
-
-    try:  # the least of several: the allocator counts a block as a whole that is up to twice as large as what it holds
-        least = min(memory() for _ in range(5))
     except ValueError:
         pytest.skip("TensorFlow counts the memory of a CPU only with oneDNN")
-    assert least < x.numpy().nbytes
+    tf.config.experimental.reset_memory_stats("CPU:0")
+    y = graph(x)
+    memory = tf.config.experimental.get_memory_info("CPU:0")["peak"] - before - y.numpy().nbytes
+    assert memory < x.numpy().nbytes
 
 
 @pytest.mark.parametrize("convolve, filters", [(clipped_conv2d, 4), (interleaved_depthwise_conv2d, 1)])

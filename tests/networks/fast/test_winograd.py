@@ -133,8 +133,8 @@ def is_taken(monkeypatch):
     """A function that says whether a convolution of the shapes takes Winograd's way, without computing it."""
     calls = []
     for name in ("winograd_conv2d", "portable_winograd_conv2d"):
-        monkeypatch.setattr(convolution, name, lambda x, kernel, _: calls.append(True) or x[..., : kernel.shape[3]])
-    monkeypatch.setattr(convolution, "in_shared_function", lambda convolve, x, kernel, _: x[..., : kernel.shape[3]])
+        monkeypatch.setattr(convolution, name, lambda x, kernel, *_: calls.append(True) or x[..., : kernel.shape[3]])
+    monkeypatch.setattr(convolution, "in_shared_function", lambda convolve, x, kernel, *_: x[..., : kernel.shape[3]])
     ways = {way: lambda x, kernel, _: x[..., : kernel.shape[3]] for way in convolution.CONV2D}
     monkeypatch.setattr(convolution, "CONV2D", ways)
 
@@ -154,6 +154,7 @@ def is_taken(monkeypatch):
         (512, 512, 4, (64, 128), True),
         (2048, 512, 12, (64, 128), True),
         (2048, 512, 36, (64, 128), True),
+        (2048, 512, 36, (128, 256), True),
         (512, 128, 12, (64, 128), True),
         (512, 128, 12, (9, 13), False),
         (512, 512, 1, (9, 13), False),  # the transform of the kernel costs too much
