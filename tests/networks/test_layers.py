@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from support.numpy_layers import convolved
 
+from keras_deeplab.networks.fast.convolution import Purpose, purpose
 from keras_deeplab.networks.fast.folded import AtrousSeparableConv2D, PooledConv2D
 from keras_deeplab.networks.initializers import he_normal, kernels_start_as_zeros
 from keras_deeplab.networks.layers import (
@@ -12,6 +13,7 @@ from keras_deeplab.networks.layers import (
     AtrousDepthwiseConv2D,
     BatchNorm,
     GlobalMean,
+    Normalize,
     ResizeLike,
     SplitAttention,
     SplitMean,
@@ -64,6 +66,30 @@ def test_atrous_convolutions_have_a_float64_gradient(layer):
         layer.kernel.assign_add(move)
         losses.append(float(tf.reduce_sum(layer(x) ** 2)))
     assert abs((losses[0] - losses[1]) / 2 - slope) <= 1e-11 * losses[0]  # exact for a quadratic function
+
+
+@pytest.mark.parametrize("graph_is_for", Purpose)
+@pytest.mark.parametrize(
+    "mean, std",
+    [
+        ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+        ((127.5,) * 3, (58.395, 57.12, 57.375)),
+        ((127.5,) * 3, (127.5,) * 3),
+    ],
+)
+@pytest.mark.parametrize("dtype, bound", [("float32", 1e-6), ("float64", 1e-15), ("mixed_bfloat16", 1e-2)])
+def test_pictures_are_normalized_by_each_channels_mean_and_deviation(mean, std, graph_is_for, dtype, bound):
+    import tensorflow as tf
+
+    images = random.integers(0, 256, (2, 5, 7, 3), "uint8")
+    layer = Normalize(mean, std, dtype=dtype)
+    of_any_size = tf.function(layer, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
+    with purpose(graph_is_for):
+        results = [layer(images), of_any_size(images)]
+    for result in results:
+        np.testing.assert_allclose(
+            np.asarray(result, "float64"), (images - np.array(mean)) / std, rtol=bound, atol=bound
+        )
 
 
 @pytest.mark.parametrize("dtype, bound", [("float32", 1e-6), ("float64", 1e-15), ("mixed_bfloat16", 1e-2)])

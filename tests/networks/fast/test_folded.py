@@ -42,9 +42,11 @@ def separable(filters, channels, rate, **options):
 @pytest.mark.parametrize("height, width", [(8, 11), (3, 30), (1, 1)])
 @pytest.mark.parametrize("rate", [1, 2, 12, 36])
 @pytest.mark.parametrize("dtype, bound", [("float32", 2e-5), ("bfloat16", 4e-2)])
-@pytest.mark.parametrize("channels", [6, 7])
-def test_separable_convolution_is_both_one_after_the_other(height, width, rate, dtype, bound, channels, monkeypatch):
-    monkeypatch.setattr(folded, "GROUP_BYTES", 12)  # in float32 three channels of 6, and one of 7
+@pytest.mark.parametrize("channels, most", [(6, 3), (7, 3), (6, 6)])  # two groups, seven, one
+def test_separable_convolution_is_both_one_after_the_other(
+    height, width, rate, dtype, bound, channels, most, monkeypatch
+):
+    monkeypatch.setattr(folded, "GROUP_CHANNELS", {2: most, 4: most})
     layer = separable(5, channels, rate, dtype=dtype)
     x = keras.ops.cast(random.standard_normal((2, height, width, channels)), dtype)
     kernel, bias, matrix, last_bias = (np.asarray(weight.value, "float32") for weight in layer.weights)
