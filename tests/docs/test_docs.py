@@ -62,7 +62,7 @@ def test_a_models_page_has_the_figures_of_its_own_network(docs):
     text = docs.proof(row)
     assert "at full size, on 2026-11-2" in text and "99.9960 % of the labels equal, mIoU within 0.0041 points" in text
     assert "with an eighth of the channels" in text
-    assert "2.03 times as fast as the original, in 346 MiB (the original: 649)" in docs.speed(
+    assert "2.03 times as fast as the original, in 312 MiB (the original: 649)" in docs.speed(
         rows.find("deeplabv3plus_r50-d8_512x1024_80k_cityscapes")
     )
     for name in ("deeplabv3plus_s101_cityscapes", "deeplabv3_r101-d16-mg124_512x1024_80k_cityscapes"):
