@@ -170,6 +170,11 @@ class Plan(NamedTuple):
     of_kernel: object
     to_output: object
 
+    @property
+    def of_pairs(self):
+        """What has an element for each pair: `pixels` and the transforms."""
+        return self.pixels, self.of_input, self.of_kernel, self.to_output
+
 
 def plan(n, height, width, rate, most, form):
     """The `Plan` of maps of this size, with at most `most` tiles in a chunk."""
@@ -246,8 +251,8 @@ def shared_plan(dtype):
     import tensorflow as tf
 
     def numbers_and_flows(*sizes):
-        *numbers, pixels, of_input, of_kernel, to_output = plan(*sizes, FORMS[dtype])
-        return *numbers, *(array.flow for array in (pixels, of_input, of_kernel, to_output))
+        made = plan(*sizes, FORMS[dtype])
+        return *made[:4], *(array.flow for array in made.of_pairs)
 
     signature = [tf.TensorSpec([], tf.int32)] * 5
     return tf.function(numbers_and_flows, signature, autograph=False, experimental_attributes={"_noinline": True})

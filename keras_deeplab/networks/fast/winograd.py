@@ -70,7 +70,7 @@ def winograd_pays(x, kernel, plan, products, cost=1.0):
     import tensorflow as tf
 
     of_tile, of_kernel = _cost_of_tiles(x.dtype.name, kernel)
-    counts = plan[0]
+    counts, *_ = plan
     if isinstance(counts, np.ndarray):
         return bool(np.sum(counts * of_tile + (counts > 0) * of_kernel) < products * cost)
     costs = tf.cast(counts, "float64") * of_tile + tf.where(counts > 0, of_kernel, 0.0)
@@ -167,7 +167,7 @@ def _sum_unrolled(groups, plan, group_operands, chunk_output, dtype):
 
     outputs, before = [], []
     for k in range(len(plan.chunks)):
-        pixels, of_input, of_kernel, to_output = (matrices[k] for matrices in plan[4:])
+        pixels, of_input, of_kernel, to_output = (matrices[k] for matrices in plan.of_pairs)
         sums = [None] * plan.chunks[k]
         for j in range(groups):
             with tf.control_dependencies(before):  # one after another, to save memory
@@ -188,7 +188,7 @@ def _sum_in_loops(groups, plan, group_operands, chunk_output, dtype):
     chunks_before = tf.cumsum(plan.chunks, exclusive=True)
 
     def add_pair(k, sums):
-        pixels, of_input, of_kernel, to_output = (matrices.read(k) for matrices in plan[4:])
+        pixels, of_input, of_kernel, to_output = (matrices.read(k) for matrices in plan.of_pairs)
         count, first, chunks = plan.tiles[k], chunks_before[k], plan.chunks[k]
 
         def add_group(j, sums):
