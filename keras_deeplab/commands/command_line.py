@@ -170,12 +170,11 @@ class Resize(argparse.Action):
     def __call__(self, parser, namespace, values, option_string=None):
         try:
             box = "own" if values == ["own"] else tuple(map(positive_integer, values))
-        except argparse.ArgumentTypeError as error:
-            parser.error(f"argument {option_string}: {error}")
+        except argparse.ArgumentTypeError:
+            box = ()
         if box != "own" and len(box) != 2:
-            parser.error(
-                f"argument {option_string}: must be LONG SHORT in pixels, or own. Received: {' '.join(values)!r}"
-            )
+            rule = "must be LONG SHORT, two positive whole numbers of pixels, or own alone"
+            parser.error(f"argument {option_string}: {rule}. Received: {' '.join(values)!r}")
         setattr(namespace, self.dest, box)
 
 

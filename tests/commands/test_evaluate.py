@@ -140,7 +140,7 @@ def test_a_submission_needs_a_server_pictures_and_the_row_s_classes(here, tmp_pa
 
 @pytest.mark.parametrize("more, message", [
     (["--multi-scale-flip", "both"], "invalid choice: 'both'"),
-    (["--resize", "0", "5"], "a positive whole number"),
+    (["--resize", "0", "5"], "two positive whole numbers"),
     (["--json", "none/x.json"], "There is no folder 'none' to write x.json to."),
     (["--json", "/"], "/ is a folder. Name a file."),
     (["--resume", "none/state"], "There is no folder 'none' to write state to."),

@@ -210,7 +210,12 @@ def test_factors_are_numbers(here, more, capsys):
             "--multiplier: must be PREFIX=X, such as decode_head=10. Received: 'backbone-'",
         ),
         (["--loss", "hinge"], "--loss: must be one of cross-entropy, dice, focal, or NAME=WEIGHT. Received: 'hinge'"),
-        (["--resize", "640"], "--resize: must be LONG SHORT in pixels, or own. Received: '640'"),
+        (
+            ["--resize", "640"],
+            "--resize: must be LONG SHORT, two positive whole numbers of pixels, or own alone. Received: '640'",
+        ),
+        (["--resize", "own", "5"], "or own alone. Received: 'own 5'"),
+        (["--resize", "640", "0"], "or own alone. Received: '640 0'"),
         (["--label-map", "255"], "--label-map: must be LABEL=CLASS, two numbers of 0..255. Received: '255'"),
         (["--threshold", "1"], "--threshold: must be a probability above 0 and below 1. Received: '1'"),
     ],
