@@ -312,7 +312,7 @@ class Normalize(keras.layers.Layer):
         dtype = at_least_float32(self.variable_dtype)
         x = ops.cast(images, dtype)
         mean, std = (per_channel(values, dtype) for values in (self.mean, self.std))
-        if not fast.runs_on_this_cpu() or np.ndim(mean) == np.ndim(std) == 0:
+        if not fast.is_for_inference() or np.ndim(mean) == np.ndim(std) == 0:
             return ops.cast((x - mean) / std, self.compute_dtype)
         n, height, width, channels = shape = ops.shape(x)
         # As whole rows: arithmetic with a number for each of three channels takes twice the time.

@@ -134,7 +134,7 @@ def _conv2d(x, kernel, rate):
     """`conv2d` without a bias where no way is forced and a matrix product does not pay."""
     if keras.backend.backend() != "tensorflow":
         return CONV2D["tapped" if keras.backend.backend() == "jax" and rate > 1 else "keras"](x, kernel, rate)
-    if rate >= ASPP_RATE and _purpose.get() in (Purpose.INFERENCE, Purpose.ANY_PROCESSOR):
+    if rate >= ASPP_RATE and is_for_inference():
         return one_after_another(lambda x: _fastest_conv2d(x, kernel, rate), x)
     return _fastest_conv2d(x, kernel, rate)
 
@@ -219,6 +219,11 @@ def separable_by_channels():
     return keras.backend.backend() == "tensorflow" and _purpose.get() is not Purpose.CONVERSION
 
 
+def is_for_inference():
+    """Whether a graph is for inference, on this machine or another; not for a converter."""
+    return _purpose.get() in (Purpose.INFERENCE, Purpose.ANY_PROCESSOR)
+
+
 def runs_on_this_cpu():
     """Whether a graph is for inference on this machine's CPU, so that it may have any operation that TensorFlow has here."""
     return _purpose.get() is Purpose.INFERENCE and not processor.has_gpu()
@@ -237,11 +242,10 @@ def _fastest_conv2d(x, kernel, rate):
     """`conv2d` on TensorFlow: Winograd's way where it takes fewer operations, otherwise the plain way."""
     import tensorflow as tf
 
-    inference = _purpose.get() in (Purpose.INFERENCE, Purpose.ANY_PROCESSOR)
     plain_way = _plain_way(x, kernel, rate)
 
     def plain_conv2d():
-        if plain_way == "clipped" and inference:
+        if plain_way == "clipped" and is_for_inference():
             return in_shared_function(clipped_conv2d, x, kernel, rate)
         return CONV2D[plain_way](x, kernel, rate)
 
@@ -265,7 +269,7 @@ def _product_pays(x, kernel):
     is_wide = channels * filters >= (EXPANDING_MATRIX if filters >= channels else WIDE_MATRIX)
     if not is_wide or size != [1, 1] or keras.backend.backend() != "tensorflow" or x.dtype.name != "float32":
         return False
-    return _purpose.get() in (Purpose.INFERENCE, Purpose.ANY_PROCESSOR) and not processor.has_gpu()
+    return is_for_inference() and not processor.has_gpu()
 
 
 def _plain_way(x, kernel, rate):
@@ -285,11 +289,10 @@ def _plain_way(x, kernel, rate):
 
 def _winograd_suits(dtype):
     """Whether Winograd's way may be taken: for inference on a CPU, in bfloat16 on this one if it has no AMX."""
-    graph_is_for = _purpose.get()
-    if processor.has_gpu() or graph_is_for not in (Purpose.INFERENCE, Purpose.ANY_PROCESSOR):
+    if processor.has_gpu() or not is_for_inference():
         return False
     if dtype == "bfloat16":
-        return graph_is_for is Purpose.INFERENCE and processor.multiplies_bfloat16_without_amx()
+        return runs_on_this_cpu() and processor.multiplies_bfloat16_without_amx()
     return dtype == "float32"
 
 
