@@ -16,7 +16,7 @@ from keras_deeplab.networks.initializers import he_normal
 from keras_deeplab.networks.layers import AtrousConv2D, AtrousDepthwiseConv2D
 
 # How many channels of a separable convolution of ASPP are in memory together, at most, by the bytes of a value. In half
-# precision they are all of a ResNet's: sums of groups would be kept in float32, which takes 3 % of DeepLabV3+'s time.
+# precision they are all of a ResNet's: sums of groups would be kept in float32, whose conversions take time.
 GROUP_CHANNELS = {2: 2048, 4: 512, 8: 256}
 # Which of the nine taps reach the map from a pixel, (16, 9). The first axis is the place of the pixel: 4 times its place along
 # the height plus its place along the width, as `_borders` gives them.
