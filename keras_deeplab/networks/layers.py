@@ -13,6 +13,7 @@ from keras_deeplab.keras_tools import at_least_float32, over_replicas, per_chann
 from keras_deeplab.networks.fast import convolution as fast
 
 __all__ = [
+    "Add",
     "AtrousConv2D",
     "AtrousDepthwiseConv2D",
     "BatchNorm",
@@ -139,6 +140,14 @@ class AtrousDepthwiseConv2D(keras.layers.DepthwiseConv2D):
             options = dict(strides=self.strides, dilation_rate=self.dilation_rate, data_format="channels_last")
             outputs = ops.depthwise_conv(_padded(inputs, self), self.kernel, padding="valid", **options)
         return _add_bias_and_activate(outputs, self)
+
+
+@serializable
+class Add(keras.layers.Add):
+    """The sum of two maps of one shape, such as a block's result and what skips the block."""
+
+    def call(self, inputs):
+        return fast.add(*inputs)
 
 
 @serializable

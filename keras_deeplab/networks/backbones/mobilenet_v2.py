@@ -1,8 +1,8 @@
 """Atrous MobileNetV2: images in, four feature maps out (Sandler et al. 2018; the rates are mmsegmentation's)."""
 
-import keras
 
 from keras_deeplab.networks.blocks import conv_norm_module
+from keras_deeplab.networks.layers import Add
 
 BLOCKS = (  # of each stage: expansion, channels at `base_channels` 32, number of blocks
     (1, 16, 1),
@@ -66,7 +66,7 @@ def inverted_residual(x, channels, *, expansion, strides, rate, name):
     y = x
     for i, (width, kernel_size, options) in enumerate(layers):
         y = conv_norm_module(y, width, kernel_size, name=f"{name}-conv-{i}", **options)
-    return keras.layers.Add(name=f"{name}-add")([x, y]) if strides == 1 and x.shape[-1] == channels else y
+    return Add(name=f"{name}-add")([x, y]) if strides == 1 and x.shape[-1] == channels else y
 
 
 def divisible(width):

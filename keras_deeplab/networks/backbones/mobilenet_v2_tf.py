@@ -5,11 +5,11 @@ stride 2 (TensorFlow's, which pads an even map at the bottom and right only), th
 variables with - for /.
 """
 
-import keras
 
 from keras_deeplab.networks.backbones.mobilenet_v2 import BLOCKS
 from keras_deeplab.networks.backbones.pace import Pace
 from keras_deeplab.networks.blocks import conv_norm
+from keras_deeplab.networks.layers import Add
 
 STRIDES = (1, 2, 2, 2, 1, 2, 1)  # of the first block of each stage
 LOW_LEVEL_BLOCK = 2  # counted from 0; the decoder's features come from its depthwise convolution
@@ -65,7 +65,7 @@ def inverted_residual(x, channels, *, expansion, strides, rate, name):
     depthwise = named_conv(y, None, 3, strides=strides, rate=rate, name=f"{name}-depthwise")
     y = named_conv(depthwise, channels, 1, relu=False, name=f"{name}-project")
     if strides == 1 and x.shape[-1] == channels:
-        y = keras.layers.Add(name=f"{name}-add")([x, y])
+        y = Add(name=f"{name}-add")([x, y])
     return y, depthwise
 
 

@@ -8,7 +8,7 @@ import keras
 
 from keras_deeplab.networks.backbones.mobilenet_v2 import divisible
 from keras_deeplab.networks.blocks import conv_norm
-from keras_deeplab.networks.layers import AtrousConv2D, GlobalMean
+from keras_deeplab.networks.layers import Add, AtrousConv2D, GlobalMean
 
 RELU, HARD_SWISH = None, "hard_silu"  # of `conv_norm`'s `activation`
 # Of each block: kernel size, expanded channels and channels at `base_channels` 16, squeeze-and-excitation, activation.
@@ -96,7 +96,7 @@ def inverted_residual(x, channels, *, expanded, kernel_size, squeeze, activation
         part += 1
         y = squeeze_and_excitation(y, name=f"{name}-{part}")
     y = named_conv(y, channels, 1, relu=False, name=f"{name}-{part + 1}")
-    return keras.layers.Add(name=f"{name}-add")([x, y]) if adds and x.shape[-1] == channels else y
+    return Add(name=f"{name}-add")([x, y]) if adds and x.shape[-1] == channels else y
 
 
 def squeeze_and_excitation(x, *, name):

@@ -4,7 +4,7 @@ import keras
 
 from keras_deeplab.networks.backbones.resnet import max_pool, stages, stem_v1c
 from keras_deeplab.networks.blocks import conv_norm
-from keras_deeplab.networks.layers import AtrousConv2D, SplitAttention, SplitMean
+from keras_deeplab.networks.layers import Add, AtrousConv2D, SplitAttention, SplitMean
 
 BLOCKS = {101: (3, 4, 23, 3)}  # residual blocks in each stage
 SPLITS = 2  # of each 3x3 convolution, called radix in the paper
@@ -33,7 +33,7 @@ def bottleneck(x, width, *, strides, rate, name):
             pool = keras.layers.AveragePooling2D(strides, strides, "same", name=f"{name}-downsample-0", **layout)
             x = pool(x)
         x = conv_norm(x, y.shape[-1], 1, relu=False, names=(f"{name}-downsample-1", f"{name}-downsample-2"))
-    y = keras.layers.Add(name=f"{name}-add")([x, y])
+    y = Add(name=f"{name}-add")([x, y])
     return keras.layers.ReLU(name=f"{name}-relu")(y)
 
 

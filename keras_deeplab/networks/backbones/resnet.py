@@ -3,6 +3,7 @@
 import keras
 
 from keras_deeplab.networks.blocks import conv_norm
+from keras_deeplab.networks.layers import Add
 
 BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}  # residual blocks in each stage
 STAGES = {  # output stride: (stride, rate) of each stage
@@ -106,5 +107,5 @@ def add_shortcut(x, y, *, strides, name):
     if strides > 1 or x.shape[-1] != y.shape[-1]:
         names = (f"{name}-downsample-0", f"{name}-downsample-1")
         x = conv_norm(x, y.shape[-1], 1, strides=strides, relu=False, names=names)
-    y = keras.layers.Add(name=f"{name}-add")([x, y])
+    y = Add(name=f"{name}-add")([x, y])
     return keras.layers.ReLU(name=f"{name}-relu")(y)

@@ -8,6 +8,7 @@ import keras
 
 from keras_deeplab.networks.backbones.pace import Pace
 from keras_deeplab.networks.blocks import conv_norm
+from keras_deeplab.networks.layers import Add
 
 ENTRY_FLOW = {  # depth: (width in units of `base_channels`, stride) of each block
     41: ((2, 2), (4, 2), (91 / 8, 2)),
@@ -92,7 +93,7 @@ def module(x, widths, *, name, shortcut, strides, rate=1, rates=None):
     if shortcut == "conv":
         x = named_conv(x, widths[-1], 1, strides=strides, relu=False, name=f"{name}-shortcut")
     if shortcut is not None:
-        y = keras.layers.Add(name=f"{name}-add")([y, x])
+        y = Add(name=f"{name}-add")([y, x])
     return y, outputs[1]
 
 

@@ -238,6 +238,19 @@ def add_bias(x, bias):
     return ops.add(x, bias)
 
 
+def add(x, y):
+    """The sum of two maps of one shape.
+
+    In inference on TensorFlow it is the operation that fuses with the convolution before, and with a ReLU after. TensorFlow
+    fuses a plain sum only if it can tell that the shapes are equal, which it cannot after a convolution by Winograd's way.
+    """
+    if keras.backend.backend() == "tensorflow" and is_for_inference():
+        import tensorflow as tf
+
+        return tf.add_n([x, y])
+    return ops.add(x, y)
+
+
 def _fastest_conv2d(x, kernel, rate):
     """`conv2d` on TensorFlow: Winograd's way where it takes fewer operations, otherwise the plain way."""
     import tensorflow as tf
