@@ -28,6 +28,42 @@ def shared_function(convolution):
     return tf.function(convolution, autograph=False, experimental_attributes={"_noinline": True})
 
 
+def in_function_of_any_shape(convolution, x, kernel, *options):
+    """`convolution(x, kernel, *options)` as a function that all layers of a graph share, whatever their channels.
+
+    Each other function that a graph calls takes 0.2 s and 10 MiB before its first run.
+
+    Args:
+        convolution: a function of tensors whose shapes it does not know, but for that of the kernel's taps.
+        x: (N, H, W, C).
+        kernel: (k, k, C, F).
+        options: numbers and tensors.
+
+    Returns:
+        (N, H, W, F).
+    """
+    import tensorflow as tf
+
+    x, kernel, *options = (tf.convert_to_tensor(tensor) for tensor in (x, kernel, *options))
+    if tf.executing_eagerly():
+        return convolution(x, kernel, *options)
+    specs = (
+        tf.TensorSpec([None] * 4, x.dtype),
+        tf.TensorSpec([*kernel.shape[:2], None, None], kernel.dtype),
+        *(tf.TensorSpec(option.shape, option.dtype) for option in options),
+    )
+    outputs = _function_of_any_shape(convolution, specs)(x, kernel, *options)
+    outputs.set_shape([*x.shape[:3], kernel.shape[3]])
+    return outputs
+
+
+@cache
+def _function_of_any_shape(convolution, specs):
+    import tensorflow as tf
+
+    return tf.function(convolution, specs, autograph=False, experimental_attributes={"_noinline": True})
+
+
 def one_after_another(convolution, x):
     """`convolution(x)`; in a graph it runs after the convolution of the call before.
 

@@ -62,14 +62,14 @@ class Form(NamedTuple):
         most: the third kind is for grids up to this length.
         tiles: so many are transformed together,
         values: or more, if the channels of all have at most so many values at a point.
-        channels: at most so many channels are transformed together.
+        channels: at most so many channels are transformed together; None for all.
     """
 
     kinds: tuple
     most: int
     tiles: int
     values: int
-    channels: int
+    channels: int | None
 
     @property
     def sizes(self):
@@ -84,7 +84,7 @@ class Form(NamedTuple):
 _three, _four = interpolated(3, (0.0, 0.5, -1.0, 2.0)), interpolated(4, (0.0, 0.75, -0.75, 1.5, -1.5))
 FORMS = {
     "float32": Form((ONE, TWO, _three, _four), most=2**30, tiles=160, values=2**16, channels=512),
-    "bfloat16": Form((ONE, TWO, THREE, _pair), most=3, tiles=256, values=2**18, channels=2**20),
+    "bfloat16": Form((ONE, TWO, THREE, _pair), most=3, tiles=256, values=2**18, channels=None),
 }
 
 
@@ -144,7 +144,7 @@ class Axis:
 
 
 class Plan(NamedTuple):
-    """How a map is cut into tiles: what does not depend on its channels. NumPy arrays and lists, or tensors and TensorArrays.
+    """How a map is cut into tiles. NumPy arrays and lists, or tensors and TensorArrays.
 
     Tiles of a pair of kinds, down and across, are computed in chunks of the same size. Tiles of zeros fill the last one.
 
@@ -154,6 +154,7 @@ class Plan(NamedTuple):
         tiles: for each such pair, how many tiles a chunk has.
         places: (N, H, W), where each pixel of the output lies in the outputs of all chunks (pixels of a tile, tiles) one after
             another.
+        group: how many channels are transformed together.
         pixels: for each pair, the numbers of the pixels that each tile depends on, (pixels, tiles). N * H * W stands for every
             pixel beyond a map.
         of_input: for each pair, the transform of both axes of the input, (points, pixels),
@@ -165,6 +166,7 @@ class Plan(NamedTuple):
     chunks: object
     tiles: object
     places: object
+    group: object
     pixels: object
     of_input: object
     of_kernel: object
@@ -176,10 +178,12 @@ class Plan(NamedTuple):
         return self.pixels, self.of_input, self.of_kernel, self.to_output
 
 
-def plan(n, height, width, rate, most, form):
-    """The `Plan` of maps of this size, with at most `most` tiles in a chunk."""
+def plan(n, height, width, rate, group, form):
+    """The `Plan` of maps of this size, with `group` channels transformed together."""
     import tensorflow as tf
 
+    most = form.values // group
+    most = where(most < form.tiles, form.tiles, most)  # tiles of a chunk
     rows, columns = Axis(height, rate, form), Axis(width, rate, form)
     counts = n * rows.counts[:, None] * columns.counts
     pairs = np.argwhere(counts) if isinstance(counts, np.ndarray) else tf.cast(tf.where(counts > 0), tf.int32)
@@ -209,7 +213,7 @@ def plan(n, height, width, rate, most, form):
     places = first + tile + (tile // count * (area - 1) + top * at(columns.sides, b) + left) * count
 
     numbers = pairs[:, 0] * 4 + pairs[:, 1]
-    return Plan(counts, at(flat(chunks), numbers), at(flat(tiles), numbers), places, *_of_each(pairs, of_pair))
+    return Plan(counts, at(flat(chunks), numbers), at(flat(tiles), numbers), places, group, *_of_each(pairs, of_pair))
 
 
 def product_of_axes(form, name, down, across):
@@ -242,19 +246,26 @@ def _of_each(pairs, of_pair):
     return tf.while_loop(lambda k, *_: k < count, write, [0, *arrays])[1:]
 
 
-@cache
-def shared_plan(dtype):
-    """`plan` for a `Form`, the one of a dtype, as a function of tensors that all layers of a graph share.
+def shared_plan(dtype, sizes):
+    """The `Plan` that `plan` makes of these sizes, some of which are tensors, as tensors: `of_flows` makes a `Plan` of them.
 
-    It gives the `Plan` as a tuple of tensors, with the flows of the TensorArrays. `of_flows` makes a `Plan` of it.
+    All layers of a graph share one function. Its sizes come as one tensor, which no graph knows: TensorFlow would make another
+    function for each layer whose rate is a constant, which takes a quarter of a second and 7 MiB before the first run.
     """
     import tensorflow as tf
 
-    def numbers_and_flows(*sizes):
-        made = plan(*sizes, FORMS[dtype])
-        return *made[:4], *(array.flow for array in made.of_pairs)
+    return _plan_of_sizes(dtype)(tf.stack(sizes))
 
-    signature = [tf.TensorSpec([], tf.int32)] * 5
+
+@cache
+def _plan_of_sizes(dtype):
+    import tensorflow as tf
+
+    def numbers_and_flows(sizes):
+        made = plan(*tf.unstack(sizes), FORMS[dtype])
+        return *made[:5], *(array.flow for array in made.of_pairs)
+
+    signature = [tf.TensorSpec([5], tf.int32)]
     return tf.function(numbers_and_flows, signature, autograph=False, experimental_attributes={"_noinline": True})
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 
 from keras_deeplab.networks.fast.gather import pixels_or_zeros
-from keras_deeplab.networks.fast.graph import in_shared_function
+from keras_deeplab.networks.fast.graph import in_function_of_any_shape, in_shared_function
 from keras_deeplab.networks.fast.tiles import FORMS, of_flows, plan, shared_plan
 
 # The cost of a multiplication in a transform, at most, where one in a matrix product costs 1: memory bounds the transforms.
@@ -79,9 +79,8 @@ def winograd_pays(x, kernel, plan, products, cost=1.0):
 
 def winograd_plan(x, kernel, rate):
     """How a map is cut into tiles: a `Plan`; for a map of unknown size that of `shared_plan`, as tensors."""
-    form, group = FORMS[x.dtype.name], _group(x, kernel)
-    sizes = *ops.shape(x)[:3], rate, max(form.tiles, form.values // group)
-    return plan(*sizes, form) if _is_known(sizes) else shared_plan(x.dtype.name)(*sizes)
+    sizes = *ops.shape(x)[:3], rate, _group(x, kernel)
+    return plan(*sizes, FORMS[x.dtype.name]) if _is_known(sizes) else shared_plan(x.dtype.name, sizes)
 
 
 def winograd_conv2d(x, kernel, rate, plan=None):
@@ -108,15 +107,20 @@ def _in_shared_function(x, kernel, rate, plan, is_portable):
     if _is_known(ops.shape(x)[:3]):
         return in_shared_function(_of_known_size, x, kernel, rate, is_portable)
     plan = winograd_plan(x, kernel, rate) if plan is None else plan
-    return in_shared_function(_of_any_size, x, kernel, plan, is_portable)
+    convolution = _portable_of_any_shape if is_portable else _of_any_shape
+    return in_function_of_any_shape(convolution, x, kernel, *plan)
 
 
 def _of_known_size(x, kernel, rate, is_portable):
     return _convolution(x, kernel, winograd_plan(x, kernel, rate), _sum_unrolled, is_portable)
 
 
-def _of_any_size(x, kernel, tensors, is_portable):
-    return _convolution(x, kernel, of_flows(tensors), _sum_in_loops, is_portable)
+def _of_any_shape(x, kernel, *plan):
+    return _convolution(x, kernel, of_flows(plan), _sum_in_loops, False)
+
+
+def _portable_of_any_shape(x, kernel, *plan):
+    return _convolution(x, kernel, of_flows(plan), _sum_in_loops, True)
 
 
 def _is_known(sizes):
@@ -125,14 +129,15 @@ def _is_known(sizes):
 
 def _group(x, kernel):
     """How many channels are transformed together."""
-    return group_size(kernel.shape[2], FORMS[x.dtype.name].channels)
+    channels = kernel.shape[2]
+    return group_size(channels, FORMS[x.dtype.name].channels or channels)
 
 
 def _convolution(x, kernel, plan, sum_over_groups, is_portable):
     import tensorflow as tf
 
-    dtype, group, (channels, filters) = x.dtype, _group(x, kernel), kernel.shape[2:]
-    groups = channels // group
+    dtype, group, (channels, filters) = x.dtype, plan.group, ops.shape(kernel)[2:]
+    groups = channels // group if FORMS[dtype.name].channels else 1
     kernel = tf.reshape(kernel, [9, groups, group * filters])
     x = tf.reshape(x, [-1, groups, group])
 
@@ -203,7 +208,7 @@ def _sum_in_loops(groups, plan, group_operands, chunk_output, dtype):
             return j + 1, tf.while_loop(lambda i, _: i < chunks, add_chunk, [0, sums], parallel_iterations=1)[1]
 
         state = add_group(0, sums)  # outside the loop: the first group writes, the others add
-        if groups > 1:
+        if not isinstance(groups, int) or groups > 1:
             state = tf.while_loop(lambda j, _: j < groups, add_group, state, parallel_iterations=1)
         return k + 1, state[1]
 
