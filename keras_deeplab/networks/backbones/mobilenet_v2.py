@@ -1,6 +1,5 @@
 """Atrous MobileNetV2: images in, four feature maps out (Sandler et al. 2018; the rates are mmsegmentation's)."""
 
-
 from keras_deeplab.networks.blocks import conv_norm_module
 from keras_deeplab.networks.layers import Add
 

@@ -5,7 +5,6 @@ stride 2 (TensorFlow's, which pads an even map at the bottom and right only), th
 variables with - for /.
 """
 
-
 from keras_deeplab.networks.backbones.mobilenet_v2 import BLOCKS
 from keras_deeplab.networks.backbones.pace import Pace
 from keras_deeplab.networks.blocks import conv_norm
