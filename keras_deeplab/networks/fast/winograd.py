@@ -193,7 +193,9 @@ def _sum_in_loops(groups, plan, group_operands, chunk_output, dtype):
     chunks_before = tf.cumsum(plan.chunks, exclusive=True)
 
     def add_pair(k, sums):
-        pixels, of_input, of_kernel, to_output = (matrices.read(k) for matrices in plan.of_pairs)
+        # A product of tensors of unknown rank would be TensorFlow's slower one.
+        of_pair = (tf.ensure_shape(matrices.read(k), [None, None]) for matrices in plan.of_pairs)
+        pixels, of_input, of_kernel, to_output = of_pair
         count, first, chunks = plan.tiles[k], chunks_before[k], plan.chunks[k]
 
         def add_group(j, sums):
