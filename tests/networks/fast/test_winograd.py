@@ -37,6 +37,21 @@ def one_size(convolve, kernel, rate, jit_compile):
     return tf.function(lambda x: convolve(x, kernel, rate), jit_compile=jit_compile)
 
 
+@pytest.fixture
+def set_form(monkeypatch):
+    """A function that changes the `Form` of a dtype."""
+    functions = graph.shared_function, graph._function_of_any_shape, tiles._plan_of_sizes
+
+    def change(dtype, **changes):
+        monkeypatch.setitem(tiles.FORMS, dtype, tiles.FORMS[dtype]._replace(**changes))
+        for function in functions:
+            function.cache_clear()
+
+    yield change
+    for function in functions:
+        function.cache_clear()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     "convolve, count",
@@ -46,10 +61,8 @@ def one_size(convolve, kernel, rate, jit_compile):
     "n, height, width, rate",
     [(1, 1, 1, 1), (2, 9, 13, 1), (1, 8, 12, 4), (2, 5, 3, 12), (1, 33, 18, 2), (3, 17, 30, 5)],
 )
-def test_it_equals_the_convolution_at_any_size_and_rate(n, height, width, rate, count, dtype, convolve, monkeypatch):
-    form = winograd.FORMS[dtype]._replace(tiles=count, values=0, channels=count - 1)
-    monkeypatch.setitem(winograd.FORMS, dtype, form)
-    graph.shared_function.cache_clear()
+def test_it_equals_the_convolution_at_any_size_and_rate(n, height, width, rate, count, dtype, convolve, set_form):
+    set_form(dtype, tiles=count, values=0, channels=count - 1)
     x, kernel = operands(
         n, height, width, 24, 5, dtype
     )  # groups of at most 6 channels give 4 groups; of at most 255, one
