@@ -242,7 +242,8 @@ def add(x, y):
     """The sum of two maps of one shape.
 
     In inference on TensorFlow it is the operation that fuses with the convolution before, and with a ReLU after. TensorFlow
-    fuses a plain sum only if it can tell that the shapes are equal, which it cannot after a convolution by Winograd's way.
+    fuses a plain sum only if it can tell that the shapes are equal, which it cannot after a convolution by Winograd's way. The
+    convolution must not be a bare matrix product: TensorFlow would then optimise nothing in the graph.
     """
     if keras.backend.backend() == "tensorflow" and is_for_inference():
         import tensorflow as tf

@@ -7,6 +7,7 @@ import tensorflow as tf
 from support.drawn import images
 from support.narrow import drawn
 from support.numpy_layers import convolved
+from tensorflow.python.eager.context import context
 
 import keras_deeplab as kd
 from keras_deeplab.networks.fast import clipped, convolution, processor
@@ -15,7 +16,7 @@ from keras_deeplab.networks.fast.convolution import CONV2D, DEPTHWISE_CONV2D, Pu
 from keras_deeplab.networks.fast.folded import AtrousSeparableConv2D
 from keras_deeplab.networks.fast.interleaved import interleaved_depthwise_conv2d
 from keras_deeplab.networks.fast.shifted import shifted_depthwise_conv2d
-from keras_deeplab.networks.layers import AtrousConv2D
+from keras_deeplab.networks.layers import Add, AtrousConv2D
 
 random = np.random.default_rng(0)
 
@@ -291,6 +292,26 @@ def test_a_far_convolution_takes_less_memory_than_its_input(layer, way):
     y = graph(x)
     memory = tf.config.experimental.get_memory_info("CPU:0")["peak"] - before - y.numpy().nbytes
     assert memory < x.numpy().nbytes
+
+
+@pytest.mark.parametrize("graph_is_for", [Purpose.INFERENCE, Purpose.ANY_PROCESSOR])
+def test_a_sum_after_a_convolution_fuses_with_it_though_the_shapes_are_not_known_to_be_equal(graph_is_for):
+    if not processor.dilates_depthwise_convolutions("float32"):
+        pytest.skip("only oneDNN's convolution adds a map")
+    x, y = tf.random.normal([1, 9, 13, 8]), tf.random.normal([1, 9, 13, 8])
+    convolve, add = AtrousConv2D(8, 1, bias_initializer="normal"), Add()
+    expected = tf.nn.relu(x + convolve(y))
+    graph = tf.function(
+        lambda x, y: tf.nn.relu(add([x, convolve(y)])), [tf.TensorSpec([None, None, None, 8])] * 2, autograph=False
+    )
+    context().enable_graph_collection()
+    with purpose(graph_is_for):
+        result = graph(x, y)
+    graphs = context().export_run_metadata().function_graphs
+    context().disable_graph_collection()
+    nodes = [node for graph in graphs for node in graph.post_optimization_graph.node]
+    assert [b"BiasAdd", b"Add", b"Relu"] in [list(node.attr["fused_ops"].list.s) for node in nodes]
+    np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("convolve, filters", [(clipped_conv2d, 4), (interleaved_depthwise_conv2d, 1)])
