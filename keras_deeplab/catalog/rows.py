@@ -117,4 +117,4 @@ def _not_found_message(name, class_name):
     closest = difflib.get_close_matches(name.lower(), candidates, n=3)
     hint = f" Closest: {', '.join(closest)}." if closest else ""
     listing = ", ".join(f"keras_deeplab.{known}.presets" for known in classes)
-    return f"No row is named {name!r}.{hint} All rows: {listing}."
+    return f"No row is named {name!r}.{hint} All rows: {listing}; in a shell, keras-deeplab list."

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from keras_deeplab.pictures.files import IMAGE_SUFFIXES
+from keras_deeplab.pictures.files import IMAGE_SUFFIXES, require_folder
 
 LABEL_SUFFIXES = (".png",)
 SEPARATORS = "_-."  # a suffix that is found by itself begins with one of these
@@ -103,8 +103,7 @@ def _files(folder, endings, suffix, other):
 
     Files in the folder `other` are left out if it is one of the subfolders.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
+    require_folder(folder)
     own, other = folder.resolve(), other.resolve()
     inside_other = other.relative_to(own).parts if other != own and own in other.parents else None
     files, others = [], None

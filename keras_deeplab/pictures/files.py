@@ -33,6 +33,13 @@ TEXTS = {  # the first bytes of what is taken for a picture by mistake: what it 
 }
 
 
+def require_folder(path):
+    """Raises FileNotFoundError if `path` is no folder; the message says so if it is a file."""
+    if not Path(path).is_dir():
+        kind = " It is a file: name the folder that holds it." if Path(path).is_file() else ""
+        raise FileNotFoundError(f"There is no folder {str(path)!r}.{kind}")
+
+
 def list_files(folder, suffixes=IMAGE_SUFFIXES, *, subfolders=False):
     """Lists the files of a folder that have one of the endings. Hidden files are left out.
 
@@ -49,8 +56,7 @@ def list_files(folder, suffixes=IMAGE_SUFFIXES, *, subfolders=False):
         ValueError: if it holds no such file.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
+    require_folder(folder)
     paths = folder.rglob("*") if subfolders else folder.iterdir()
     files = sorted(path for path in paths if path.suffix.lower() in suffixes and not path.name.startswith("."))
     if not files:

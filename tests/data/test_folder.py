@@ -152,6 +152,8 @@ def test_a_folder_without_files_or_with_one_stem_twice_is_refused(folders, tmp_p
         folder.check(folders[0], tmp_path / "empty", 3)
     with pytest.raises(FileNotFoundError, match="no folder"):
         find_pairs(tmp_path / "none", folders[1])
+    with pytest.raises(FileNotFoundError, match="There is no folder '.*a.png'. It is a file: name the folder"):
+        find_pairs(folders[0], folders[1] / "a.png")
     Image.fromarray(picture(24, 32, 0)).save(folders[0] / "b.jpg")
     with pytest.raises(ValueError, match="must have different stems. Received: .*b.png, b.jpg. Keep one"):
         find_pairs(*folders)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from keras_deeplab.data.builders import archives
 from keras_deeplab.data.builders.archives import Archive, Source
+from keras_deeplab.pictures.files import require_folder
 
 # Endings of files that hold data but cannot be read here, and what to do with them.
 UNREADABLE = {
@@ -48,9 +49,7 @@ class Files:
 
     def __init__(self, folder, scratch):
         self.folder, self.scratch = Path(folder), Path(scratch)
-        if not self.folder.is_dir():
-            kind = " It is a file: name the folder that holds it." if self.folder.is_file() else ""
-            raise FileNotFoundError(f"There is no folder {str(folder)!r}.{kind}")
+        require_folder(folder)
         self.paths, self.damaged = {}, []
         self._copies = {}  # {copy of an archive that may be needed: the `Archive` that makes it}
         self._unread = {remedy: [] for remedy in UNREADABLE}
