@@ -20,6 +20,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
+import keras_deeplab as kd  # noqa: E402  # before Keras: TensorFlow reads what this sets while it is imported
+
+# isort: split
 import numpy as np  # noqa: E402
 import openvino  # noqa: E402
 import tensorflow as tf  # noqa: E402
@@ -27,7 +30,6 @@ from compare import PAUSE  # noqa: E402
 from report import machine  # noqa: E402
 from support.drawn import picture  # noqa: E402
 
-import keras_deeplab as kd  # noqa: E402
 from keras_deeplab.commands import command_line  # noqa: E402
 
 ROWS = ["deeplabv3plus_r50-d8_512x1024_80k_cityscapes", "deeplabv3plus_r18-d8_512x1024_80k_cityscapes"]

@@ -10,6 +10,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
+import keras_deeplab as kd  # noqa: E402  # before Keras: TensorFlow reads what this sets while it is imported
+
+# isort: split
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 from support import narrow  # noqa: E402
@@ -17,7 +20,6 @@ from support.drawn import NARROW, batches, images  # noqa: E402
 from support.torch_files import released  # noqa: E402
 from worker import serve  # noqa: E402
 
-import keras_deeplab as kd  # noqa: E402
 from keras_deeplab import recipes  # noqa: E402
 from keras_deeplab.catalog import rows  # noqa: E402
 from keras_deeplab.networks.backbones import BACKBONES  # noqa: E402

@@ -23,11 +23,13 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import keras_deeplab as kd  # noqa: E402  # before Keras: TensorFlow reads what this sets while it is imported
+
+# isort: split
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 from report import machine  # noqa: E402
 
-import keras_deeplab as kd  # noqa: E402
 from keras_deeplab.commands import command_line  # noqa: E402
 from keras_deeplab.data.pairs import find_pairs  # noqa: E402
 from keras_deeplab.evaluation.evaluate import confusion, read_pair, scores  # noqa: E402

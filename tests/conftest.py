@@ -9,6 +9,8 @@ from pathlib import Path  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+import keras_deeplab  # noqa: E402, F401  # before Keras: TensorFlow reads what this sets while it is imported
+
 GOLDEN = Path(__file__).parent / "golden"
 
 

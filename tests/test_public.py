@@ -1,6 +1,8 @@
 """What `import keras_deeplab` offers: a sorted list, all of it documented and annotated, found without deep imports."""
 
 import inspect
+import os
+import platform
 import subprocess
 import sys
 from types import ModuleType
@@ -83,6 +85,21 @@ def test_the_command_line_answers_without_tensorflow():
     code += "sys.argv[1:] = ['list', '--dataset', 'isaid']; c.main(); sys.exit('tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "isaid" in done.stdout, done.stderr
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN is chosen on x86 alone")
+@pytest.mark.parametrize(
+    "first, value, expected",
+    [("keras_deeplab", None, "1 True"), ("keras_deeplab", "0", "0 False"), ("tensorflow, keras_deeplab", None, "None")],
+)
+def test_tensorflow_uses_onednn_unless_it_or_the_user_was_first(first, value, expected):
+    code = f"import {first}, os; from keras_deeplab.networks.fast import processor; "
+    # Only oneDNN dilates them.
+    code += "print(os.environ.get('TF_ENABLE_ONEDNN_OPTS'), processor.dilates_depthwise_convolutions('float32'))"
+    environment = {name: text for name, text in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+    environment |= {} if value is None else {"TF_ENABLE_ONEDNN_OPTS": value}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(expected)
 
 
 def test_saved_models_are_found_by_importing_the_package_alone(tmp_path):
