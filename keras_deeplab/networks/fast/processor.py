@@ -58,14 +58,26 @@ def direct_atrous_convolution_skips_padding(dtype):
     return dtype == "bfloat16" and multiplies_bfloat16_without_amx()
 
 
-@cache
-def multiplies_bfloat16_without_amx():
-    """Whether the processor has AVX512-BF16 and no AMX, whose products of matrices are several times as fast.
+def multiplies_bfloat16():
+    """Whether the processor has products of bfloat16 numbers: AVX512-BF16 or AMX."""
+    return bool({"avx512_bf16", "amx_bf16"} & _features())
 
-    Linux tells the processor's features in /proc/cpuinfo; on other systems the answer is False.
-    """
+
+def multiplies_bfloat16_without_amx():
+    """Whether the processor has AVX512-BF16 and no AMX, whose products of matrices are several times as fast."""
+    return multiplies_bfloat16() and "amx_bf16" not in _features()
+
+
+def has_avx2_alone():
+    """Whether the processor has AVX2 and no AVX512. Its arithmetic is half as fast, and its memory is not."""
+    return "avx2" in _features() and "avx512f" not in _features()
+
+
+@cache
+def _features():
+    """The processor's features, which Linux tells in /proc/cpuinfo; none on other systems."""
     try:
-        flags = Path("/proc/cpuinfo").read_text()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return False
-    return "avx512_bf16" in flags and "amx_bf16" not in flags
+        return frozenset()
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())

@@ -15,12 +15,13 @@ digits, they have 2 pixels (4 points), and grids of 3 pixels are a tile (6 point
 import numpy as np
 from keras import ops
 
+from keras_deeplab.networks.fast import processor
 from keras_deeplab.networks.fast.gather import pixels_or_zeros
 from keras_deeplab.networks.fast.graph import in_function_of_any_shape, in_shared_function
 from keras_deeplab.networks.fast.tiles import FORMS, of_flows, plan, shared_plan
 
 # The cost of a multiplication in a transform, at most, where one in a matrix product costs 1: memory bounds the transforms.
-TRANSFORM_COST = 8.0
+TRANSFORM_COST, TRANSFORM_COST_ON_AVX2 = 8.0, 4.0
 
 
 def group_size(channels, most):
@@ -39,7 +40,8 @@ def _cost_of_tiles(dtype, kernel):
     """
     channels, filters = kernel.shape[2:]
     points, reach, areas = FORMS[dtype].sizes.T.reshape(3, 4, 4)
-    return points * (1 + TRANSFORM_COST * (reach / filters + areas / channels)), TRANSFORM_COST * 9 * points
+    cost = TRANSFORM_COST_ON_AVX2 if processor.has_avx2_alone() else TRANSFORM_COST
+    return points * (1 + cost * (reach / filters + areas / channels)), cost * 9 * points
 
 
 def winograd_may_pay(x, kernel, cost=1.0):
