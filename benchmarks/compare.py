@@ -92,7 +92,7 @@ def sides(options):
         ]
 
 
-def measure(options, line, kind, job, *, precisions=PRECISIONS, ways=({},), peak=None, turns=None, **facts):
+def measure(options, line, kind, job, *, precisions=None, ways=({},), peak=None, turns=None, **facts):
     """Measures one job in one pair of processes; yields a line for each precision.
 
     A line is a dict with the seconds of every turn, the time of each way of the original, and memory. The memory is that of
@@ -102,12 +102,14 @@ def measure(options, line, kind, job, *, precisions=PRECISIONS, ways=({},), peak
     Args:
         line: what is measured, in words.
         kind, job: the maker of the workers, and its options.
+        precisions: of the lines; default the command's.
         ways: options of the original's maker; each way is tried in every precision.
         peak: width of a square matrix whose product runs in the same turns, to compare its speed; None for no product.
         turns: of each side; default the command's.
         facts: copied into each line.
     """
     job, turns = {**job, "is_narrow": options.narrow}, turns or options.turns
+    precisions = precisions or options.precisions
     ways = ({},) if options.before else ways
     with sides(options) as (ours, theirs):
         versions = versions_of(ours, theirs)
@@ -263,7 +265,7 @@ def input_pipeline(options, _):
 def memory(options, rows):
     """Peak memory of a pass. Each line has processes of its own; the original is eager and contiguous."""
     size, crop = options.size or (1024, 2048), options.size or (256, 256)
-    for row, p in itertools.product(rows, PRECISIONS):
+    for row, p in itertools.product(rows, options.precisions):
         shape = options.size or find_row(row).crop
         once = dict(precisions=[p], turns=1)
         yield from measure(options, f"logits: {title(row, shape)}", "forward", dict(row=row, size=shape), **once)
@@ -278,7 +280,7 @@ def memory(options, rows):
 def growth(options, rows):
     """Time and memory while picture size, number of classes or batch grows, one at a time; failed points are left out."""
     height, width = options.size or (512, 1024)
-    for row, p in itertools.product(rows, PRECISIONS):
+    for row, p in itertools.product(rows, options.precisions):
         points = []
         for factor in (1, 2, 4, 8, 16, 32)[: options.points]:
             size = [int(side * factor**0.5) for side in (height, width)]
@@ -338,14 +340,15 @@ def measure_runtimes(options, line, kind, job, folder, picture):
     Each side has a process of its own, and all take turns.
     """
     sources = ["original", "ours"] if options.original else ["ours"]
-    others = [(source, *runtime) for source, runtime in itertools.product(sources, RUNTIMES)]
+    runtimes = [runtime for runtime in RUNTIMES if runtime[1] in options.precisions]
+    others = [(source, *runtime) for source, runtime in itertools.product(sources, runtimes)]
     with contextlib.ExitStack() as stack:
 
         def worker(*command):
             return stack.enter_context(contextlib.closing(Worker(*command)))
 
         made, runs = {}, {}
-        for p in PRECISIONS:
+        for p in options.precisions:
             runs[p] = worker(sys.executable, "ours.py"), p
             made[p] = runs[p][0].ask(make=kind, key=p, precision=p, **job)
         for other in others:
@@ -399,6 +402,14 @@ def main(argv):
         "--size", nargs=2, type=command_line.positive_integer, metavar=("H", "W"), help="of pictures, in pixels"
     )
     arguments.add_argument("--turns", type=command_line.positive_integer, default=8, help="turns of each side")
+    arguments.add_argument(
+        "--precisions",
+        nargs="+",
+        metavar="P",
+        choices=PRECISIONS,
+        default=PRECISIONS,
+        help="of the lines to measure: bfloat16 takes minutes a pass on processors without it",
+    )
     arguments.add_argument(
         "--points", type=command_line.positive_integer, default=6, help="most points of a growth curve"
     )
