@@ -35,12 +35,21 @@ VIEWS = {  # name: (rows, columns) of coarse scores (h, w); the picture's size i
 
 
 def assert_equal_in_tiles(scores, rows, columns):
-    """The label map, which is the same by every way."""
+    """The label map, which is the same by every way.
+
+    With AVX2 alone, the order of the sums in a product depends on its size: there the two best scores may change places if
+    they are equal but for rounding.
+    """
     view = tuple(map(tf.constant, (scores, rows, columns)))
     expected = labels_at_once(*view).numpy()
     for graph_is_for in (Purpose.INFERENCE, Purpose.ANY_PROCESSOR):
         in_graph = tf.function(lambda *view, way=graph_is_for: merge([view], False, graph_is_for=way)[0])
-        assert np.array_equal(in_graph(*view), expected), graph_is_for
+        labels = in_graph(*view).numpy()
+        y, x = np.nonzero(labels != expected)
+        assert len(y) <= 1e-3 * labels.size * label_map.processor.has_avx2_alone(), graph_is_for
+        of_pixels = label_map.band_scores(*view).numpy()[y, x]
+        best, chosen = of_pixels.max(-1), of_pixels[np.arange(len(y)), labels[y, x]]
+        np.testing.assert_allclose(chosen, best, rtol=1e-6)
     return expected
 
 

@@ -13,6 +13,11 @@ from keras_deeplab.networks.layers import AtrousConv2D
 random = np.random.default_rng(0)
 DTYPES = ("float32", "bfloat16")
 CONVOLUTIONS = (winograd.winograd_conv2d, winograd.portable_winograd_conv2d)
+# Elsewhere Winograd's way is not taken in bfloat16, and TensorFlow's matrix products round their sums in between.
+if not processor.multiplies_bfloat16():
+    BFLOAT16 = pytest.param("bfloat16", marks=pytest.mark.skip(reason="the processor has no products of bfloat16"))
+else:
+    BFLOAT16 = "bfloat16"
 
 
 def operands(n, height, width, channels, filters, dtype="float32"):
@@ -52,7 +57,7 @@ def set_form(monkeypatch):
         function.cache_clear()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ["float32", BFLOAT16])
 @pytest.mark.parametrize(
     "convolve, count",
     [(winograd.winograd_conv2d, 256), (winograd.winograd_conv2d, 7), (winograd.portable_winograd_conv2d, 7)],
@@ -80,18 +85,14 @@ def test_channels_of_any_number_fall_into_few_groups(channels, group):
     assert winograd.group_size(channels, 512) == group
 
 
-@pytest.mark.parametrize("dtype, multiple", [("float32", 4), ("bfloat16", 2.5)])
+@pytest.mark.parametrize("dtype", ["float32", BFLOAT16])
 @pytest.mark.parametrize("rate", [1, 4, 8, 12, 24])  # 24x24 pixels are grids of 24, 6, 3, 2 and 1: tiles of every kind
-def test_its_rounding_error_is_a_small_multiple_of_the_plain_ones(rate, dtype, multiple):
+def test_its_rounding_error_is_small(rate, dtype):
     x, kernel = operands(1, 24, 24, 256, 64)
     expected = exact(x, kernel, rate)
-    x, kernel = tf.cast(x, dtype), tf.cast(kernel, dtype)
-
-    def error(result):
-        return np.sqrt(np.mean((tf.cast(result, tf.float64) - expected) ** 2))
-
-    plain = tf.nn.conv2d(x, kernel, 1, "SAME", dilations=rate)
-    assert error(winograd.winograd_conv2d(x, kernel, rate)) <= multiple * error(plain)
+    result = tf.cast(winograd.winograd_conv2d(tf.cast(x, dtype), tf.cast(kernel, dtype), rate), tf.float64)
+    # A plain convolution's is 1.5e-7 to 4e-7 and 2.8e-3 of the deviation, by the order in which the processor sums.
+    assert np.sqrt(np.mean((result - expected) ** 2)) <= {"float32": 1.5e-6, "bfloat16": 7e-3}[dtype] * expected.std()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -175,7 +176,8 @@ def is_taken(monkeypatch):
         (64, 64, 1, (256, 512), False),  # the transforms of the map cost too much
     ],
 )
-def test_it_is_taken_where_it_has_less_to_do(channels, filters, rate, size, expected, is_taken):
+def test_it_is_taken_where_it_has_less_to_do(channels, filters, rate, size, expected, is_taken, monkeypatch):
+    monkeypatch.setattr(processor, "has_avx2_alone", lambda: False)
     assert is_taken(channels, filters, rate, size, Purpose.INFERENCE) == expected
     assert is_taken(channels, filters, rate, size, Purpose.ANY_PROCESSOR) == expected
     assert not is_taken(channels, filters, rate, size, Purpose.TRAINING)
@@ -196,12 +198,23 @@ def test_it_is_taken_in_bfloat16_on_this_processor_where_amx_is_not_faster(
     channels, filters, rate, size, expected, is_taken, monkeypatch
 ):
     shapes = channels, filters, rate, size
+    monkeypatch.setattr(processor, "has_avx2_alone", lambda: False)
+    monkeypatch.setattr(processor, "direct_atrous_convolution_has_gradient", lambda dtype: True)
     monkeypatch.setattr(processor, "multiplies_bfloat16_without_amx", lambda: True)
     assert is_taken(*shapes, Purpose.INFERENCE, "bfloat16") == expected
     assert not is_taken(*shapes, Purpose.ANY_PROCESSOR, "bfloat16")
     assert not is_taken(*shapes, Purpose.TRAINING, "bfloat16")
     monkeypatch.setattr(processor, "multiplies_bfloat16_without_amx", lambda: False)
     assert not is_taken(*shapes, Purpose.INFERENCE, "bfloat16")
+
+
+@pytest.mark.parametrize("channels, expected", [(64, False), (128, True)])
+def test_it_is_taken_for_fewer_channels_where_arithmetic_is_slow(channels, expected, is_taken, monkeypatch):
+    shapes = channels, channels, 1, (128, 256), Purpose.INFERENCE
+    monkeypatch.setattr(processor, "has_avx2_alone", lambda: False)
+    assert not is_taken(*shapes)
+    monkeypatch.setattr(processor, "has_avx2_alone", lambda: True)
+    assert is_taken(*shapes) == expected
 
 
 @pytest.mark.parametrize("rate", [1, 12])
