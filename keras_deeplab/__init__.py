@@ -4,6 +4,7 @@ import importlib.util
 import os
 import platform
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,19 @@ renamed.install()
 # By itself TensorFlow uses oneDNN only on processors with AVX512-VNNI or newer instructions. On older ones too, DeepLabV3+
 # takes three quarters of the time with it. TensorFlow reads the variable while it is imported. If it is imported already,
 # processes that start from this one must compute as it does.
-if platform.machine() in ("x86_64", "AMD64") and "tensorflow" not in sys.modules:
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+if platform.machine() in ("x86_64", "AMD64") and "TF_ENABLE_ONEDNN_OPTS" not in os.environ:
+    if "tensorflow" not in sys.modules:
+        os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
+    else:
+        from keras_deeplab.networks.fast import processor
+
+        if processor.tensorflow_leaves_onednn_out():
+            warnings.warn(
+                "TensorFlow was imported before keras_deeplab, and by itself it computes without oneDNN on this processor. "
+                "With it networks take about three quarters of the time: import keras_deeplab before keras and tensorflow, "
+                "or set TF_ENABLE_ONEDNN_OPTS=1 (TF_ENABLE_ONEDNN_OPTS=0 to stay without it and without this warning).",
+                stacklevel=2,
+            )
 
 # The command line imports the rooms that a verb needs, and answers --help without TensorFlow. Everybody else gets all.
 STARTED = Path(sys.argv[0]).stem if getattr(sys, "argv", None) else ""

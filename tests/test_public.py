@@ -16,6 +16,7 @@ from support.narrow import drawn
 
 import keras_deeplab as kd
 from keras_deeplab.catalog import rows
+from keras_deeplab.networks.fast import processor
 
 
 def test_the_names_are_sorted_and_there():
@@ -100,6 +101,22 @@ def test_tensorflow_uses_onednn_unless_it_or_the_user_was_first(first, value, ex
     environment |= {} if value is None else {"TF_ENABLE_ONEDNN_OPTS": value}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(expected)
+    warns = expected == "None" and processor.tensorflow_leaves_onednn_out()
+    assert ("import keras_deeplab before keras and tensorflow" in done.stderr) == warns
+
+
+@pytest.mark.parametrize(
+    "features, expected",
+    [
+        ({"avx", "avx2"}, True),
+        ({"avx", "avx2", "avx512f", "avx512_vnni"}, False),
+        ({"avx", "avx_vnni"}, False),
+        ({}, False),
+    ],
+)
+def test_processors_on_which_tensorflow_leaves_onednn_out(features, expected, monkeypatch):
+    monkeypatch.setattr(processor, "_features", lambda: frozenset(features))
+    assert processor.tensorflow_leaves_onednn_out() == expected
 
 
 def test_saved_models_are_found_by_importing_the_package_alone(tmp_path):

@@ -73,6 +73,12 @@ def has_avx2_alone():
     return "avx2" in _features() and "avx512f" not in _features()
 
 
+def tensorflow_leaves_onednn_out():
+    """Whether TensorFlow by itself computes without oneDNN: on x86 processors that are older than AVX512-VNNI."""
+    newer = {"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile"}
+    return "avx" in _features() and not newer & _features()
+
+
 @cache
 def _features():
     """The processor's features, which Linux tells in /proc/cpuinfo; none on other systems."""
