@@ -111,10 +111,19 @@ def _walk(folder, to, seen=frozenset(), suffixes=IMAGE_SUFFIXES):
     with os.scandir(folder) as entries:
         visible = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
     for entry in visible:
-        if entry.is_dir():
+        is_folder, is_file = _kind_of(entry)
+        if is_folder:
             yield from _walk(entry.path, to, seen | {real}, suffixes)
-        elif has_suffix(entry.name, suffixes) and entry.is_file():
+        elif has_suffix(entry.name, suffixes) and is_file:
             yield entry.path
+
+
+def _kind_of(entry):
+    """Whether an entry of a folder is a folder, and whether it is a file. A link to itself is neither."""
+    try:
+        return entry.is_dir(), entry.is_file()
+    except OSError:
+        return False, False
 
 
 def has_suffix(name, suffixes=IMAGE_SUFFIXES):

@@ -181,6 +181,7 @@ def test_folders_globs_and_lists_keep_their_tree(tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in" / "round").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "itself.jpg").symlink_to(tmp_path / "in" / "itself.jpg")
     (tmp_path / "list.txt").write_text("in/a/x.jpg\r\nin/b\n\nin/a/x.jpg\nin/gone.jpg\nin/[1].jpg\n")
 
     def names(*inputs):
