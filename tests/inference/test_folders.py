@@ -188,6 +188,7 @@ def test_folders_globs_and_lists_keep_their_tree(tmp_path, monkeypatch):
         return [source.name for source in find_pictures(inputs, "in/out")]
 
     assert names("in") == ["[1]", "a/x", "b/c/x"]
+    (tmp_path / "in" / "itself.jpg").unlink()
     assert names("in/*") == ["[1]", "a/x", "b/c/x"]
     (tmp_path / "in" / "round").unlink()
     assert names("in/**/x.*") == ["a/x", "a/x", "b/c/x"] and names("in/b/*/*.PNG") == ["c/x"]
