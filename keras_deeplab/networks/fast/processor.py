@@ -58,14 +58,9 @@ def direct_atrous_convolution_skips_padding(dtype):
     return dtype == "bfloat16" and multiplies_bfloat16_without_amx()
 
 
-def multiplies_bfloat16():
-    """Whether the processor has products of bfloat16 numbers: AVX512-BF16 or AMX."""
-    return bool({"avx512_bf16", "amx_bf16"} & _features())
-
-
 def multiplies_bfloat16_without_amx():
     """Whether the processor has AVX512-BF16 and no AMX, whose products of matrices are several times as fast."""
-    return multiplies_bfloat16() and "amx_bf16" not in _features()
+    return "avx512_bf16" in _features() and "amx_bf16" not in _features()
 
 
 def has_avx2_alone():
