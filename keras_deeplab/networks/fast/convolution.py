@@ -22,7 +22,7 @@ from keras_deeplab.networks.fast.clipped import clipped_conv2d
 from keras_deeplab.networks.fast.graph import computed_apart, in_shared_function, one_after_another
 from keras_deeplab.networks.fast.interleaved import dilated_depthwise_conv2d, interleaved_depthwise_conv2d, pair
 from keras_deeplab.networks.fast.shifted import shifted_depthwise_conv2d
-from keras_deeplab.networks.fast.strided import strided_pointwise_conv2d
+from keras_deeplab.networks.fast.strided import CHANNELS_OF_A_RIGHT_GRADIENT, strided_pointwise_conv2d
 from keras_deeplab.networks.fast.tapped import tapped_conv2d
 from keras_deeplab.networks.fast.winograd import (
     portable_winograd_conv2d,
@@ -209,7 +209,9 @@ def pointwise_conv2d(x, kernel, strides):
         (N, ceil(H / down), ceil(W / across), F).
     """
     kernel = ops.convert_to_tensor(kernel)
-    if keras.backend.backend() == "tensorflow" and _purpose.get() is Purpose.TRAINING:
+    if keras.backend.backend() == "tensorflow" and (
+        _purpose.get() is Purpose.TRAINING or (is_for_inference() and x.shape[-1] < CHANNELS_OF_A_RIGHT_GRADIENT)
+    ):
         return strided_pointwise_conv2d(x, kernel, strides)
     return ops.conv(x, kernel, strides=strides, padding="valid", data_format="channels_last")
 
