@@ -98,7 +98,7 @@ def _prefixed_short_names():
 def _not_found_message(name, class_name):
     """The error message for a name that no row has: it is a file, its class is missing or wrong, or it is misspelt."""
     if os.path.isfile(name):
-        return f"No row is named {name!r}. It is a file: pass it as `weights` (--weights), beside the name of its row."
+        return f"No row is named {name!r}. It is a file: pass it as `weights`, beside the name of its row."
     prefixed = _prefixed_short_names()
     short = re.sub("^(deeplabv3|deeplabv3plus)_", "", name)
     families = [family for family in CLASS_NAMES if f"{family}_{short}" in prefixed]

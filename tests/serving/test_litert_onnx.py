@@ -24,6 +24,19 @@ def run_litert(path, image):
     return interpreter.get_signature_runner()(images=image[None])["labels"][0]
 
 
+def dtypes_of_convolutions(path):
+    """{operation: the dtypes of its input} of a LiteRT file."""
+    interpreter = tf.lite.Interpreter(
+        str(path), experimental_op_resolver_type=tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    )
+    tensors = {tensor["index"]: tensor["dtype"] for tensor in interpreter.get_tensor_details()}
+    dtypes = {"CONV_2D": set(), "DEPTHWISE_CONV_2D": set()}
+    for operation in interpreter._get_ops_details():
+        if operation["op_name"] in dtypes:
+            dtypes[operation["op_name"]].add(tensors[operation["inputs"][0]])
+    return dtypes
+
+
 @pytest.mark.filterwarnings("ignore:.*(tf.lite.Interpreter is deprecated|Statistics for quantized inputs)")
 def test_litert_in_float16_and_int8_agrees_with_float32_and_is_smaller(models, tmp_path):
     model, image = models["whole"], picture(*SIZE, seed=0)
@@ -38,6 +51,8 @@ def test_litert_in_float16_and_int8_agrees_with_float32_and_is_smaller(models, t
     assert sizes["int8"] < 0.7 * sizes["half"] and sizes["half"] < 4 * weights
     metadata = json.loads((tmp_path / "int8.json").read_text())
     assert metadata["precision"] == "int8" and metadata["size"] == [*SIZE] and metadata["row"] == model.row
+    dtypes = dtypes_of_convolutions(tmp_path / "int8.tflite")
+    assert dtypes["DEPTHWISE_CONV_2D"] == {np.float32} and dtypes["CONV_2D"] == {np.int8}
 
 
 def test_the_default_size_is_the_box_and_without_one_a_size_is_required(models, tmp_path):
@@ -185,6 +200,16 @@ def test_an_openvino_model_in_int8_is_smaller_and_close(models, tmp_path):
     assert np.mean(labels == kd.segment(models["whole"], picture(*SIZE, seed=0))) >= 0.95
     large, small = ((tmp_path / name / "model.bin").stat().st_size for name in ("float32", "int8"))
     assert small < 0.4 * large
+    import openvino
+
+    types = {"Convolution": set(), "GroupConvolution": set()}  # of the kernels' values
+    for operation in openvino.Core().read_model(tmp_path / "int8" / "model.xml").get_ops():
+        if (kind := operation.get_type_name()) in types:
+            kernel = operation.input_value(1).get_node()
+            while kernel.get_type_name() != "Constant":
+                kernel = kernel.input_value(0).get_node()
+            types[kind].add(kernel.get_element_type().get_type_name())
+    assert types == {"Convolution": {"i8"}, "GroupConvolution": {"f32"}}
 
 
 def test_several_sizes_in_an_openvino_model_need_one_size_of_pictures(models, tmp_path):
