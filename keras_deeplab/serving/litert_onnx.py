@@ -87,14 +87,11 @@ def litert_bytes(function, size, calibration, precision):
 
 
 def quantized(converter):
-    """The int8 LiteRT file of a converter that has calibration pictures, with these operations in float32:
+    """The int8 LiteRT file of a converter that has calibration pictures, with the resizes of the scores in float32.
 
-    - the resizes of the scores, which are matrix products. In int8 they would round the scores at every pixel, just before the
-      best class is chosen;
-    - depthwise convolutions, whose channels have values of very different sizes.
+    These are matrix products. In int8 they would round the scores at every pixel, just before the best class is chosen.
     """
-    in_float32 = ["BATCH_MATMUL", "FULLY_CONNECTED", "DEPTHWISE_CONV_2D"]
-    options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=in_float32)
+    options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=["BATCH_MATMUL", "FULLY_CONNECTED"])
     debugger = tf.lite.experimental.QuantizationDebugger(
         converter=converter, debug_dataset=converter.representative_dataset, debug_options=options
     )
